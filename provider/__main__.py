@@ -1,0 +1,5 @@
+"""`python -m provider`."""
+
+from provider.commands import main
+
+main(prog_name="python -m provider")

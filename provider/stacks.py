@@ -1,0 +1,121 @@
+"""The local Pulumi stacks, asked through the CLI: their CallFire settings, and which subscriptions they hold.
+
+Reading only. It never asks for a stack's secrets except the CallFire settings of the one stack that a command names.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from provider.errors import InvalidSettings, ProviderError
+from provider.settings import DEFAULT_URL, Settings, read_settings
+
+TYPE: Final = "pulumi-python:dynamic/callfire:Subscription"
+
+
+class StacksUnknown(ProviderError):  # noqa: N818 - as in errors.py
+    """The stacks cannot be read, so nobody can say which subscriptions they hold."""
+
+    advice = (
+        "Run the command where `pulumi stack ls` works: in the project's folder, with its backend and passphrase set."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The resource of a stack that holds a subscription."""
+
+    stack: str
+    resource: str
+
+    def __str__(self) -> str:
+        """Name both."""
+        return f"{self.stack}: {self.resource}"
+
+
+class Stacks:
+    """The stacks that the Pulumi CLI sees from here.
+
+    Args:
+        cwd: the project's folder.
+    """
+
+    def __init__(self, cwd: Path | None = None) -> None:
+        self._cwd = cwd
+
+    def settings(self, stack: str | None) -> Settings:
+        """Read the settings: from the environment, and what is missing there from a stack's configuration.
+
+        Args:
+            stack: its name; None for the one that is selected.
+        """
+        if stack is None and os.environ.get("CALLFIRE_LOGIN") and os.environ.get("CALLFIRE_PASSWORD"):
+            return read_settings(lambda _: None)
+        try:
+            config = self._config(stack, "--show-secrets")
+        except StacksUnknown as error:
+            raise InvalidSettings(
+                f"Neither CALLFIRE_LOGIN and CALLFIRE_PASSWORD nor a stack say how to reach CallFire. {error.said}",
+                "Set both, or run the command in the project's folder.",
+            ) from None
+        return read_settings(config.get)
+
+    def holders(self, settings: Settings) -> dict[str, Holder]:
+        """Return who holds what, by id, in all stacks of the backend that use this account.
+
+        A stack whose configuration names another login or another CallFire is left out: its ids mean something else.
+
+        Raises:
+            StacksUnknown: any stack could not be read.
+        """
+        found: dict[str, Holder] = {}
+        for stack in self._names():
+            if not self._uses_another_account(stack, settings):
+                found |= self._held_in(stack)
+        return found
+
+    def _names(self) -> list[str]:
+        return [entry["name"] for entry in self._json("stack", "ls", "--all", "--json")]
+
+    def _held_in(self, stack: str) -> dict[str, Holder]:
+        deployment = self._json("stack", "export", "--stack", stack).get("deployment") or {}
+        return {
+            resource["id"]: Holder(stack, resource["urn"].rpartition("::")[2])
+            for resource in deployment.get("resources") or []
+            if resource["type"] == TYPE and resource.get("id") and not resource.get("external")
+        }
+
+    def _uses_another_account(self, stack: str, settings: Settings) -> bool:
+        try:
+            config = self._config(stack)
+        except StacksUnknown:
+            return False  # a stack of another project: its configuration is not here
+        login, url = config.get("callfire:login"), config.get("callfire:url") or DEFAULT_URL
+        known = login is not None and "CALLFIRE_URL" not in os.environ
+        return (login is not None and login != settings.login) or (known and url.rstrip("/") != settings.url)
+
+    def _config(self, stack: str | None, *options: str) -> dict[str, str]:
+        selected = ("--stack", stack) if stack else ()
+        values: Mapping[str, Any] = self._json("config", "--json", *options, *selected)
+        return {name: entry["value"] for name, entry in values.items() if isinstance(entry.get("value"), str)}
+
+    def _json(self, *arguments: str) -> Any:
+        pulumi = shutil.which("pulumi")
+        if pulumi is None:
+            raise StacksUnknown("There is no Pulumi CLI on PATH.")
+        done = subprocess.run(  # noqa: S603 - the Pulumi CLI, with arguments of our own
+            [pulumi, *arguments, "--non-interactive"],
+            cwd=self._cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = " ".join(done.stderr.removeprefix("error: ").split())
+            raise StacksUnknown(f"`pulumi {' '.join(arguments)}` failed: {reason}.")
+        return json.loads(done.stdout)
