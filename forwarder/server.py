@@ -1,0 +1,160 @@
+"""HTTP listeners: sockets that say clearly why they cannot be had, and servers that stop without dropping anybody.
+
+Two things stock uvicorn does not do. It bounds neither the size of a request's head nor the time it takes. And when it
+shuts down it closes every connection that has no parsed request yet, so a post that is just arriving is lost; here the
+listeners close first, and connections get a moment to say what they came for.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from asyncio import TimerHandle, Transport
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from forwarder.errors import StartError
+
+HEAD_BYTES: Final = 64 * 1024
+"""Most bytes of a request before its body."""
+HEAD_SECONDS: Final = 10.0
+"""How long they may take."""
+LINGER_SECONDS: Final = 0.2
+"""How long a stopping server waits for connections that have said nothing yet."""
+MAX_CONNECTIONS: Final = 1024
+"""More are told to come again."""
+SYSTEMD_FIRST_SOCKET: Final = 3
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket; raises StartError naming `setting` when it cannot be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}; set FORWARDER_HOST") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or "no reason given").lower()
+        raise StartError(f"cannot listen on {host}:{port}: {reason}; free the port or set {setting}") from error
+    return listener
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The listening sockets systemd hands over (sd_listen_fds), or none."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=SYSTEMD_FIRST_SOCKET + number) for number in range(count)]
+
+
+def notify_systemd(state: str) -> None:
+    """Tell a supervisor that asked for it (sd_notify), for instance READY=1."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        channel.sendall(state.encode())
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds on the head of a request."""
+
+    _head_bytes = 0
+    _head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop it."""
+        self._head_is_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes while a head is unfinished."""
+        super().data_received(data)
+        if self.parser is None or not self._between_requests():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self.send_400_response("Request head too large.")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: its bounds no longer count."""
+        self._head_is_complete()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Forget the last request, whose body came after its head."""
+        self._head_bytes = 0
+        super().on_response_complete()
+
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head_is_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._head_bytes = 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn on sockets of ours, without its signal handlers, with a shutdown that drops nobody."""
+
+    def __init__(self, app: Any, *sockets: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            http=GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            limit_concurrency=MAX_CONNECTIONS,
+        )
+        super().__init__(config)
+        self.sockets = list(sockets)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port."""
+        host, port = self.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to app.py."""
+        yield
+
+    async def run_until_stopped(self) -> None:
+        """Serve until `should_exit` is set."""
+        await self.serve(sockets=self.sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listeners, let connections finish what they are saying, then shut down as usual."""
+        for server in self.servers:
+            server.close()
+        close = (b"connection", b"close")
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        deadline = asyncio.get_running_loop().time() + LINGER_SECONDS
+        # uvicorn tells nobody when a connection ends
+        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
