@@ -1,0 +1,155 @@
+"""A forwarder as a process of the machine that runs `pulumi up`: for a laptop, a test, or a server one logs in to.
+
+The import path of `LocalForwarderProvider` is part of every stack's state and must never change.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi import dynamic
+
+from hosting import process
+from hosting.errors import HostingError, NotHealthyError, show_errors_without_traceback
+
+PROJECT = Path(__file__).resolve().parent.parent
+DECLARED = ("state_dir", "settings", "secrets", "release", "running")
+
+
+class LocalForwarderProvider(dynamic.ResourceProvider):
+    """Starts, watches, restarts and stops one forwarder per state folder."""
+
+    serialize_as_secret_always = False
+
+    def configure(self, _req: dynamic.ConfigureRequest) -> None:
+        """Nothing of the configuration is needed; errors are to be read by people."""
+        show_errors_without_traceback()
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> dynamic.DiffResult:
+        """Any difference is a restart; another state folder is another forwarder (the old one first: the ports)."""
+        return dynamic.DiffResult(
+            changes=any(olds.get(name) != news[name] for name in DECLARED),
+            replaces=["state_dir"] if olds.get("state_dir") != news["state_dir"] else [],
+            delete_before_replace=True,
+        )
+
+    def create(self, props: dict[str, Any]) -> dynamic.CreateResult:
+        """Start a forwarder; one that an interrupted run left behind is taken over if it was told the same."""
+        return dynamic.CreateResult(props["state_dir"], bring_up(props, process.find(folder(props))))
+
+    def read(self, id_: str, props: dict[str, Any]) -> dynamic.ReadResult:
+        """Return what runs now: whether it lives, and with which settings and which code."""
+        forwarder = known(props)
+        seen = {name: props[name] for name in DECLARED} | {"running": False}
+        if forwarder:
+            told = forwarder.settings
+            seen |= {
+                "running": True,
+                "release": forwarder.release,
+                "secrets": {name: told.pop(name) for name in props["secrets"] if name in told},
+                "settings": told,
+            }
+            props |= identity(forwarder)
+        return dynamic.ReadResult(id_, props | seen, seen)
+
+    def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> dynamic.UpdateResult:
+        """Restart with what is declared now. When that fails, the former settings run again: the outbox is the same."""
+        try:
+            return dynamic.UpdateResult(bring_up(news, known(olds)))
+        except NotHealthyError as error:
+            if not olds.get("running"):
+                raise
+            try:
+                bring_up(olds, None)
+            except HostingError:
+                raise error from None
+            raise NotHealthyError(f"{error}\nThe forwarder runs on with its former settings.") from None
+
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Stop the forwarder; what it has not delivered stays in its state folder."""
+        forwarder = known(props)
+        if forwarder:
+            process.stop(forwarder)
+
+
+def known(props: Mapping[str, Any]) -> process.Forwarder | None:
+    """Return the forwarder that `props` tells of, or one that was started for its folder and not written down."""
+    return process.identify(int(props["pid"]), float(props["started"])) or process.find(folder(props))
+
+
+def bring_up(props: Mapping[str, Any], forwarder: process.Forwarder | None) -> dict[str, Any]:
+    """Make a healthy forwarder run as `props` declares, in place of `forwarder` if need be; return the outputs."""
+    told = props["settings"] | props["secrets"]
+    as_declared = forwarder and (forwarder.settings, forwarder.release) == (told, props["release"])
+    if forwarder and not (as_declared and process.healthy(forwarder)):
+        process.stop(forwarder)
+        forwarder = None
+    forwarder = forwarder or process.start(folder(props), told, props["release"])
+    return {name: props[name] for name in DECLARED} | identity(forwarder)
+
+
+def identity(forwarder: process.Forwarder) -> dict[str, Any]:
+    """Return the outputs that tell this process from every other."""
+    return {"pid": str(forwarder.process.pid), "started": str(forwarder.started)}
+
+
+def folder(props: Mapping[str, Any]) -> Path:
+    """Return the state folder as an absolute path; in the state it is relative to the project, which may be moved."""
+    return PROJECT / str(props["state_dir"])
+
+
+def release() -> str:
+    """Return a fingerprint of the forwarder's code and of the pinned libraries that it runs on."""
+    digest = hashlib.sha256((PROJECT / "requirements-forwarder.txt").read_bytes())
+    for source in sorted((PROJECT / "forwarder").rglob("*")):
+        if source.is_file() and source.suffix != ".pyc":
+            digest.update(source.relative_to(PROJECT).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class LocalForwarder(dynamic.Resource, module="hosting", name="LocalForwarder"):
+    """A forwarder on this machine, as a process that outlives `pulumi up`.
+
+    Its settings are the environment variables of `docs/forwarder.md`; those given as `secrets` are secret in the state.
+    The state folder (relative to the project) holds outbox and log, and stays when the forwarder goes.
+    """
+
+    pid: pulumi.Output[str]
+    started: pulumi.Output[str]
+
+    def __init__(  # noqa: PLR0913 - each is a word of the declaration
+        self,
+        name: str,
+        *,
+        state_dir: str,
+        token: pulumi.Input[str],
+        host: str = "127.0.0.1",
+        port: int,
+        settings: Mapping[str, pulumi.Input[str]],
+        secrets: Mapping[str, pulumi.Input[str]],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        props = {
+            "state_dir": state_dir,
+            "settings": {
+                **settings,
+                "FORWARDER_HOST": host,
+                "FORWARDER_PORT": str(port),
+                "FORWARDER_STATE_DIR": str(PROJECT / state_dir),
+            },
+            "secrets": pulumi.Output.secret({**secrets, "FORWARDER_TOKENS": token}),
+            "release": release(),
+            "running": True,
+            "pid": None,
+            "started": None,
+        }
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets"])
+        super().__init__(LocalForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+        self.url = f"http://{host}:{port}"
+        token = pulumi.Output.secret(token)
+        # Said only of a forwarder that is healthy: CallFire is told an address that answers.
+        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.pid, token).apply(
+            lambda both: f"{self.url}/postback/{both[1]}"
+        )
