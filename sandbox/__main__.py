@@ -1,0 +1,141 @@
+"""The command line: `python -m sandbox` runs a sandbox in the foreground; its commands make things happen in one."""
+
+import json
+import signal
+from typing import Any
+from urllib.parse import quote
+
+import click
+import httpcore
+
+from sandbox.errors import SandboxError
+from sandbox.server import HTTP_PORT, SMTP_PORT, Sandbox
+
+_STOP = {signal.SIGINT, signal.SIGTERM}
+
+at_url = click.option(
+    "--url",
+    default=f"http://127.0.0.1:{HTTP_PORT}",
+    show_default=True,
+    envvar="SANDBOX_URL",
+    help="The sandbox; $SANDBOX_URL is as good.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as one line of JSON.")
+in_account = click.option("--account", help="Login of the account; the default account if left out.")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--port", default=HTTP_PORT, show_default=True, help="Port of CallFire's API and of the page; 0 is any.")
+@click.option("--smtp-port", default=SMTP_PORT, show_default=True, help="Port of the mailbox; 0 is any.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. Nothing here is protected!")
+@click.option("--seed", help='What there is at the start and after a reset: a JSON file, or "demo".')
+@click.option("--state", "state_file", help="Keep accounts and subscriptions in this file over a restart.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
+    """Play CallFire and a mailbox on this machine, until Ctrl-C.
+
+    With a command: make something happen in a sandbox that runs.
+    """
+    if context.invoked_subcommand is None:
+        _run(**options)
+
+
+@main.command()
+@click.option("--from", "from_", default="18185551212", show_default=True, help="Number of the sender.")
+@click.option("--to", default="18186469991", show_default=True, help="Number of the receiver.")
+@click.option("--id", "ident", help="Id of the text; the next free one if left out.")
+@click.option("--outbound", is_flag=True, help="The account sent it.")
+@in_account
+@at_url
+@as_json
+@click.argument("message")
+def text(message: str, from_: str, to: str, ident: str | None, **options: Any) -> None:
+    """A text is received, or with --outbound sent."""
+    document = {"from": from_, "to": to, "id": ident, "message": message, "inbound": not options["outbound"]}
+    _happen("texts", document, **options)
+
+
+@main.command()
+@click.option("--from", "from_", default="18185551212", show_default=True, help="Number of the caller.")
+@click.option("--to", default="18186469991", show_default=True, help="Number that was called.")
+@click.option("--duration", default=3, show_default=True, help="Seconds.")
+@click.option("--result", default="LA", show_default=True, help="How it ended, in CallFire's words.")
+@click.option("--outbound", is_flag=True, help="The account made it.")
+@in_account
+@at_url
+@as_json
+def call(from_: str, to: str, duration: int, result: str, **options: Any) -> None:
+    """A phone call has ended."""
+    document = {"from": from_, "to": to, "duration": duration, "result": result, "inbound": not options["outbound"]}
+    _happen("calls", document, **options)
+
+
+@main.command()
+@click.option("--name", default="Sandbox campaign", show_default=True, help="Its name.")
+@click.option("--id", "ident", help="Its id; the next free one if left out.")
+@in_account
+@at_url
+@as_json
+@click.argument("change", type=click.Choice(["started", "stopped", "finished"]), default="finished")
+def campaign(change: str, name: str, ident: str | None, **options: Any) -> None:
+    """A text campaign has started, stopped or (if left out) finished."""
+    _happen("campaigns", {"change": change.upper(), "name": name, "id": ident}, **options)
+
+
+@main.command()
+@at_url
+def reset(url: str) -> None:
+    """Back to the beginning: no subscriptions, no mails, nothing logged."""
+    _post(url, "reset", {})
+    click.echo("The sandbox is as it was at its start.")
+
+
+def _run(*, as_json: bool, **options: Any) -> None:
+    # Blocked before any thread starts, so that all threads leave them to sigwait below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        sandbox = Sandbox(**options).start()
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from error
+    about = sandbox.about()
+    if as_json:
+        click.echo(json.dumps({key: about[key] for key in ("url", "wsdl", "login", "password", "smtp_port")}))
+    else:
+        click.echo(f"CallFire sandbox   {sandbox.url}   (open it in a browser)")
+        click.echo(f"  WSDL             {sandbox.wsdl}")
+        click.echo(f"  login, password  {sandbox.login}, {sandbox.password}")
+        click.echo(f"  mailbox (SMTP)   {options['host']}:{sandbox.smtp_port}")
+        click.echo("Stop it with Ctrl-C.")
+    signal.sigwait(_STOP)
+    sandbox.stop()
+
+
+def _happen(what: str, document: dict[str, Any], *, url: str, as_json: bool, account: str | None, **_: Any) -> None:
+    answer = _post(url, what, {**document, "account": account})
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    posted = len(answer["postbacks"])
+    wanted = f"posted to {posted} subscription{'s' * (posted != 1)}" if posted else "no subscription wanted it"
+    click.echo(f"{answer['trigger']} {answer['id']}: {wanted}")
+
+
+def _post(url: str, what: str, document: dict[str, Any]) -> Any:
+    address = f"{url.rstrip('/')}/control/{quote(what)}"
+    try:
+        answer = httpcore.request(
+            "POST", address, headers={"Content-Type": "application/json"}, content=json.dumps(document).encode()
+        )
+        found = json.loads(answer.content)
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, ValueError) as error:
+        raise click.ClickException(
+            f"No sandbox answers at {url}: start one with `python -m sandbox`, or name another with --url."
+        ) from error
+    if not answer.status // 100 == 2:  # noqa: PLR2004 - HTTP's success
+        raise click.ClickException(found["error"])
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Uvicorn as a part of a process: no signals, a bound on what a client can make it hold, and a way to hang up."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+DROP = "sandbox.drop"
+"""The ASGI extension that drops the connection at once, without another byte."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes that a request's line and headers may have."""
+MAX_CONNECTIONS = 1000
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with the drop extension and a bound on headers."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD + len(data):
+                self._drop()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {DROP: {"drop": self._drop}}
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+    def _drop(self) -> None:
+        cast("asyncio.WriteTransport", self.transport).abort()
+
+
+class HttpServer(uvicorn.Server):
+    """A server on sockets that are listening already. `ready` is set once it answers."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                http=_Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own, then tell that it is done."""
+        await super().startup(sockets)
+        self.ready.set()
