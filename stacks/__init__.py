@@ -1,0 +1,1 @@
+"""One file per environment, and what may stand in it."""
