@@ -1,0 +1,35 @@
+"""What tests of every kind use: the Pulumi CLI, free ports."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def pulumi_cli() -> Path:
+    """The folder of the Pulumi CLI, got in the project's own way."""
+    asked = subprocess.run(
+        [sys.executable, ROOT / "tools" / "pulumi_cli.py", "path"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(asked.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """A function that returns as many TCP ports of the loopback interface as asked, none of them in use."""
+
+    def choose(count: int) -> list[int]:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        try:
+            return [found.getsockname()[1] for found in sockets]
+        finally:
+            for found in sockets:
+                found.close()
+
+    return choose

@@ -1,0 +1,156 @@
+"""The life of a subscription, through the SDK's own server and zeep, against the sandbox."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sandbox import Sandbox
+from tests.provider_kit import BLOB, ProviderFailure, ProviderServer, config_for, serving
+
+ENDPOINT = "https://mail.example.com/postback/0123456789abcdef"
+DECLARED = {"endpoint": ENDPOINT, "trigger_event": "INBOUND_TEXT_FINISHED", "filter": {"to_number": "+1 818 646 9991"}}
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A CallFire of its own for each test."""
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def server(sandbox: Sandbox) -> Iterator[ProviderServer]:
+    """The provider, with the sandbox's credentials."""
+    with serving(sandbox, timeout="5") as running:
+        yield running
+
+
+def test_create_makes_what_is_declared(sandbox: Sandbox, server: ProviderServer) -> None:
+    """One listing and one create; the id is a string, the outputs are the canonical inputs."""
+    id_, outputs = server.declare(DECLARED)
+    held = sandbox.subscriptions()[0]
+    assert held["id"] == id_
+    assert held["endpoint"] == outputs["endpoint"] == ENDPOINT
+    assert held["filter"]["to_number"] == outputs["filter"]["to_number"] == "18186469991"
+    assert held["trigger_event"] == outputs["trigger_event"] == "INBOUND_TEXT_FINISHED"
+    assert sandbox.requests() == {"QuerySubscriptions": 1, "CreateSubscription": 1}
+
+
+def test_check_and_diff_make_no_call(sandbox: Sandbox, server: ProviderServer) -> None:
+    """What a preview and a second `up` do costs CallFire nothing."""
+    id_, outputs = server.declare(DECLARED)
+    before = sandbox.requests()
+    assert server.diff(id_, outputs, server.inputs(DECLARED)) == "same"
+    assert sandbox.requests() == before
+
+
+def test_diff_ignores_the_stored_provider(server: ProviderServer) -> None:
+    """A new SDK may store the class in other bytes; that is no difference."""
+    id_, outputs = server.declare(DECLARED)
+    news = server.inputs(DECLARED)
+    assert server.diff(id_, {**outputs, "__provider": BLOB[:-4] + "AAAA"}, news) == "same"
+
+
+def test_update_is_one_call_with_what_changed(sandbox: Sandbox, server: ProviderServer) -> None:
+    """Nothing else is sent, so nothing else can be overwritten."""
+    id_, outputs = server.declare(DECLARED)
+    before = sandbox.requests()
+    news = server.inputs({**DECLARED, "enabled": False})
+    assert server.diff(id_, outputs, news) == "update"
+    outputs = server.update(id_, outputs, news)
+    assert sandbox.subscriptions()[0]["enabled"] is False
+    assert sandbox.requests() == {**before, "UpdateSubscription": 1}
+    assert server.diff(id_, outputs, news) == "same"
+
+
+def test_taking_a_filter_field_away_replaces(server: ProviderServer) -> None:
+    """Whether CallFire would clear it is unknown."""
+    id_, outputs = server.declare(DECLARED)
+    assert server.diff(id_, outputs, server.inputs({**DECLARED, "filter": {}})) == "replace filter"
+
+
+def test_read_brings_drift_into_the_inputs(sandbox: Sandbox, server: ProviderServer) -> None:
+    """Drift then reads as a normal diff, which an `up` cures."""
+    id_, outputs = server.declare(DECLARED)
+    with serving(sandbox) as another:
+        another.update(id_, outputs, another.inputs({**DECLARED, "enabled": False}))
+    with serving(sandbox) as later:
+        found, drifted, inputs = later.read(id_, outputs)
+        assert found == id_
+        assert drifted["enabled"] is False
+        assert inputs["enabled"] is False
+        assert later.diff(id_, drifted, later.inputs(DECLARED)) == "update"
+
+
+def test_read_of_an_unchanged_one_returns_what_the_state_holds(sandbox: Sandbox, server: ProviderServer) -> None:
+    """A refresh without drift changes no byte of the state."""
+    id_, outputs = server.declare(DECLARED)
+    with serving(sandbox) as later:
+        assert later.read(id_, outputs)[:2] == (id_, outputs)
+
+
+def test_read_of_a_missing_one_says_gone(sandbox: Sandbox, server: ProviderServer) -> None:
+    """Deleted behind Pulumi's back: a refresh takes it out of the state."""
+    id_, outputs = server.declare(DECLARED)
+    with serving(sandbox) as another:
+        another.delete(id_, outputs)
+    with serving(sandbox) as later:
+        assert later.read(id_, outputs)[0] == ""
+
+
+def test_delete_twice_is_fine(sandbox: Sandbox, server: ProviderServer) -> None:
+    """`not found` is what delete is for."""
+    id_, outputs = server.declare(DECLARED)
+    server.delete(id_, outputs)
+    server.delete(id_, outputs)
+    assert sandbox.subscriptions() == []
+
+
+def test_a_refused_password_is_an_error_and_changes_nothing(sandbox: Sandbox, server: ProviderServer) -> None:
+    """Above all, a refresh does not conclude that the subscription is gone."""
+    id_, outputs = server.declare(DECLARED)
+    with ProviderServer({**config_for(sandbox), "callfire:password": "an old password"}) as locked_out:
+        for work in (
+            lambda: locked_out.read(id_, outputs),
+            lambda: locked_out.delete(id_, outputs),
+            lambda: locked_out.declare({**DECLARED, "enabled": False}),
+        ):
+            with pytest.raises(ProviderFailure, match=r"refused the login or the password \(HTTP 401\)") as failure:
+                work()
+            assert "Traceback" not in str(failure.value)
+            assert "an old password" not in str(failure.value)
+            assert ENDPOINT not in str(failure.value)
+    assert [held["id"] for held in sandbox.subscriptions()] == [id_]
+
+
+def test_the_environment_wins_over_the_configuration(sandbox: Sandbox) -> None:
+    """After a rotation the stack still holds the old password when Pulumi destroys it."""
+    stale = {"callfire:url": "http://127.0.0.1:9", "callfire:login": "old", "callfire:password": "old"}
+    fresh = {
+        "CALLFIRE_URL": sandbox.url,
+        "CALLFIRE_LOGIN": sandbox.login,
+        "CALLFIRE_PASSWORD": sandbox.password,
+    }
+    with ProviderServer(stale, fresh) as server:
+        server.declare(DECLARED)
+    assert len(sandbox.subscriptions()) == 1
+
+
+def test_all_mistakes_are_reported_at_once(server: ProviderServer) -> None:
+    """Nobody should have to run `up` five times to find five mistakes."""
+    wrong = {
+        "endpoint": "ftp://mail.example.com/0123456789abcdef",
+        "notification_format": "YAML",
+        "enabled": "perhaps",
+        "filter": {"to_number": "1 2", "colour": "red"},
+    }
+    _, failures = server.check(wrong)
+    assert [failure.partition(" ")[0] for failure in failures] == [
+        "endpoint",
+        "notification_format",
+        "enabled",
+        "filter.to_number",
+        "filter.colour",
+        "trigger_event",
+    ]
+    assert "0123456789abcdef" not in str(failures)

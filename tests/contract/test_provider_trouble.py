@@ -1,0 +1,285 @@
+"""CallFire in trouble: what is repeated, what is looked up first, and what a person reads in the end."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from provider.account import Account
+from provider.errors import (
+    BadRequest,
+    LimitReached,
+    NotFound,
+    PasswordRefused,
+    ProviderError,
+    TimedOut,
+    TlsRefused,
+    Unavailable,
+    UnexpectedAnswer,
+    UnknownHost,
+    Unreachable,
+)
+from provider.redaction import Secret
+from provider.remote import new_request_id
+from provider.settings import Settings
+from provider.soap import CallFire
+from sandbox import Sandbox
+from tests.provider_kit import ProviderFailure, ProviderServer
+from tests.trouble import Trouble, TroubledCallFire, When
+
+TOKEN = "0123456789abcdef"
+DECLARED = {
+    "endpoint": f"https://mail.example.com/postback/{TOKEN}",
+    "notification_format": "XML",
+    "trigger_event": "INBOUND_TEXT_FINISHED",
+    "enabled": True,
+}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Sandbox]:
+    """One CallFire for the module."""
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(shared: Sandbox) -> Sandbox:
+    """It is empty at the start of each test."""
+    shared.reset()
+    return shared
+
+
+@pytest.fixture
+def callfire(sandbox: Sandbox) -> Iterator[TroubledCallFire]:
+    """A CallFire that can be troubled."""
+    with TroubledCallFire(sandbox) as troubled:
+        yield troubled
+
+
+def account_at(url: str, sandbox: Sandbox, timeout: float = 6.0, api_version: str = "1.1") -> Account:
+    """The account as a new Pulumi operation sees it."""
+    settings = Settings(sandbox.login, Secret(sandbox.password), url, api_version, timeout)
+    return Account(lambda: CallFire(settings), timeout)
+
+
+@pytest.mark.parametrize("trouble", [Trouble.DROP, Trouble.UNAVAILABLE, Trouble.WEB_PAGE])
+@pytest.mark.parametrize("when", list(When))
+def test_a_create_whose_answer_is_lost_makes_one(
+    sandbox: Sandbox, callfire: TroubledCallFire, when: When, trouble: Trouble
+) -> None:
+    """Committed or not, it is looked up before it is tried again."""
+    callfire.strike("CreateSubscription", when, trouble)
+    claim = account_at(callfire.url, sandbox).create(DECLARED, new_request_id())
+    assert [held["id"] for held in sandbox.subscriptions()] == [claim.id]
+    assert callfire.counts["CreateSubscription"] == 1
+    assert callfire.counts["QuerySubscriptions"] == 2
+
+
+def test_the_request_id_is_kept_over_the_tries(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """So that CallFire can see the repetition, should the look-up come too early."""
+    seen: list[str] = []
+    original = CallFire.create
+
+    class Recording(CallFire):
+        def create(self, properties: object, request_id: str) -> str:
+            seen.append(request_id)
+            return original(self, properties, request_id)  # type: ignore[arg-type]
+
+    callfire.strike("CreateSubscription", When.BEFORE, Trouble.UNAVAILABLE, times=2)
+    settings = Settings(sandbox.login, Secret(sandbox.password), callfire.url, timeout=6.0)
+    Account(lambda: Recording(settings), 6.0).create(DECLARED, "urn:one")
+    assert seen == ["urn:one"] * 3
+
+
+@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize("trouble", [Trouble.DROP, Trouble.UNAVAILABLE])
+def test_updates_and_deletes_are_repeated(
+    sandbox: Sandbox, callfire: TroubledCallFire, when: When, trouble: Trouble
+) -> None:
+    """Both may be: a second update changes nothing, and `not found` is what a delete wants."""
+    account = account_at(callfire.url, sandbox)
+    id_ = account.create(DECLARED, "urn:one").id
+    callfire.strike("UpdateSubscription", when, trouble)
+    account.update(id_, {"enabled": False})
+    assert sandbox.subscriptions()[0]["enabled"] is False
+    callfire.strike("DeleteSubscription", when, trouble)
+    assert account.delete(id_, "urn:one")
+    assert sandbox.subscriptions() == []
+
+
+def test_a_late_answer_is_a_time_out_and_the_create_is_found(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """The first try waits a third of the time limit."""
+    callfire.strike("CreateSubscription", When.AFTER, Trouble.LATE, seconds=4.0)
+    claim = account_at(callfire.url, sandbox, timeout=4.5).create(DECLARED, new_request_id())
+    assert [held["id"] for held in sandbox.subscriptions()] == [claim.id]
+
+
+def test_a_hanging_callfire_ends_in_a_time_out(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Within the time limit, and the words say what to do."""
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0, times=9)
+    with pytest.raises(TimedOut, match=r"did not answer in time.*callfire:timeout"):
+        account_at(callfire.url, sandbox, timeout=3.0).find("1")
+
+
+def test_an_unavailable_callfire_ends_in_words(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """503 until the time limit is over."""
+    callfire.strike("DeleteSubscription", When.BEFORE, Trouble.UNAVAILABLE, times=99)
+    with pytest.raises(Unavailable, match=r"not available \(HTTP 503\).*Run the command again"):
+        account_at(callfire.url, sandbox, timeout=1.0).delete("1", None)
+
+
+def test_after_one_vain_repetition_the_others_try_once(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Five hundred resources must not wait for five hundred time limits."""
+    account = account_at(callfire.url, sandbox, timeout=1.0)
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.UNAVAILABLE, times=999)
+    with pytest.raises(Unavailable):
+        account.find("1")
+    left = len(callfire._strikes)
+    with pytest.raises(Unavailable):
+        account.find("2")
+    assert len(callfire._strikes) == left - 1
+    callfire.forget()
+    assert account.find("3") is None
+
+
+def test_an_identical_one_is_adopted_and_aligned(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """What an interrupted `up` left is taken over; what else differs is put right in one call."""
+    made = account_at(callfire.url, sandbox).create({**DECLARED, "enabled": False}, new_request_id())
+    claim = account_at(callfire.url, sandbox).create(DECLARED, new_request_id())
+    assert claim.adopted
+    assert claim.id == made.id
+    assert sandbox.subscriptions()[0]["enabled"] is True
+    assert callfire.counts["CreateSubscription"] == callfire.counts["UpdateSubscription"] == 1
+
+
+def test_adoption_can_be_refused(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """The error names the id, which an import needs."""
+    made = account_at(callfire.url, sandbox).create(DECLARED, new_request_id())
+    with pytest.raises(ProviderError, match=rf"Subscription {made.id} on the account is identical, and adopt=False"):
+        account_at(callfire.url, sandbox).create(DECLARED, new_request_id(), adopt=False)
+    assert callfire.counts["CreateSubscription"] == 1
+
+
+def test_different_ones_are_not_adopted(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Another application's subscription is another endpoint, trigger or filter."""
+    account = account_at(callfire.url, sandbox)
+    account.create(DECLARED, new_request_id())
+    for other in (
+        {**DECLARED, "endpoint": DECLARED["endpoint"] + "0"},
+        {**DECLARED, "trigger_event": "INBOUND_CALL_FINISHED"},
+        {**DECLARED, "filter": {"to_number": "18186469991"}},
+    ):
+        assert not account_at(callfire.url, sandbox).create(other, new_request_id()).adopted
+    assert len(sandbox.subscriptions()) == 4
+
+
+def test_what_another_resource_holds_is_not_adopted(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """A resource that keeps its subscription, or moves it away by an update, has said so in its diff."""
+    made = account_at(callfire.url, sandbox).create(DECLARED, "urn:first")
+    account = account_at(callfire.url, sandbox)
+    assert account.hold(made.id, "urn:first")
+    assert account.create(DECLARED, "urn:second").id != made.id
+
+
+def test_what_was_adopted_is_not_deleted_for_its_former_resource(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """A resource under a new name is created, then deleted under the old one; CallFire must not lose it."""
+    made = account_at(callfire.url, sandbox).create(DECLARED, "urn:old name")
+    account = account_at(callfire.url, sandbox)
+    assert account.create(DECLARED, "urn:new name").id == made.id
+    assert account.delete(made.id, "urn:old name") is False
+    assert len(sandbox.subscriptions()) == 1
+    assert account.hold(made.id, "urn:old name") is False
+
+
+def test_two_creates_of_the_same_at_once_are_refused(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """The check cannot see values that are known late; the account sees them all."""
+    account = account_at(callfire.url, sandbox)
+    account.find("1")
+    held = callfire.strike("CreateSubscription", When.BEFORE, Trouble.HOLD)
+    first = threading.Thread(target=account.create, args=(DECLARED, new_request_id()))
+    first.start()
+    held.wait()
+    with pytest.raises(ProviderError, match="Another resource of this program declares the same"):
+        account.create(DECLARED, new_request_id())
+    held.release()
+    first.join()
+    assert len(sandbox.subscriptions()) == 1
+
+
+def test_each_refusal_has_its_own_words(sandbox: Sandbox) -> None:
+    """A person reads one paragraph and knows what to do."""
+    account = account_at(sandbox.url, sandbox)
+    with pytest.raises(NotFound, match=r"NOT_FOUND.*pulumi refresh"):
+        account.get("99")
+    with pytest.raises(NotFound):
+        account.update("99", {"enabled": False})
+    with pytest.raises(BadRequest, match=r"BAD_REQUEST.*TriggerEvent is required"):
+        account.create({"endpoint": DECLARED["endpoint"]}, new_request_id())
+    with pytest.raises(UnexpectedAnswer, match=r"HTTP 404.*callfire:url"):
+        account_at(sandbox.url + "/elsewhere", sandbox).find("1")
+    wrong = Settings(sandbox.login, Secret("wrong"), sandbox.url)
+    with pytest.raises(PasswordRefused, match=r"HTTP 401.*last `up`.*CALLFIRE_PASSWORD.*--run-program"):
+        Account(lambda: CallFire(wrong), 1.0).find("1")
+
+
+def test_no_connection_has_its_own_words(sandbox: Sandbox, free_port: int) -> None:
+    """Refused, without TLS where TLS was asked, and a name that does not exist."""
+    with pytest.raises(Unreachable, match=r"Connection refused.*callfire:url"):
+        account_at(f"http://127.0.0.1:{free_port}", sandbox, timeout=1.0).find("1")
+    with pytest.raises(TlsRefused, match=r"no trusted TLS.*REQUESTS_CA_BUNDLE"):
+        account_at(sandbox.url.replace("http://", "https://"), sandbox, timeout=1.0).find("1")
+    with pytest.raises((UnknownHost, Unreachable), match="callfire:url"):
+        account_at("https://callfire.invalid", sandbox, timeout=1.0).find("1")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_the_limit_has_its_own_words(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CallFire's 10,000, which is lowered here because filling an account takes long."""
+    monkeypatch.setattr("sandbox.accounts.MAX_SUBSCRIPTIONS", 1)
+    account = account_at(sandbox.url, sandbox)
+    account.create(DECLARED, new_request_id())
+    with pytest.raises(LimitReached, match=r"limit.*10,000 subscriptions.*provider sweep"):
+        account.create({**DECLARED, "trigger_event": "INBOUND_CALL_FINISHED"}, new_request_id())
+
+
+def test_api_1_0_has_no_trigger(sandbox: Sandbox) -> None:
+    """At the 1.0 address, with the inbound filter instead."""
+    account = account_at(sandbox.url, sandbox, api_version="1.0")
+    properties = {"endpoint": DECLARED["endpoint"], "enabled": True, "filter": {"inbound": True}}
+    id_ = account.create({**properties, "notification_format": "XML"}, new_request_id()).id
+    held = account_at(sandbox.url, sandbox, api_version="1.0").find(id_)
+    assert held is not None
+    assert "trigger_event" not in held.properties
+    assert held.properties["filter"] == {"inbound": True}
+    assert sandbox.subscriptions()[0]["filter"]["inbound"] is True
+
+
+def test_errors_reach_the_engine_without_secrets_and_without_a_traceback(
+    sandbox: Sandbox, callfire: TroubledCallFire
+) -> None:
+    """Whatever CallFire echoes."""
+    config = {
+        "callfire:url": callfire.url,
+        "callfire:login": sandbox.login,
+        "callfire:password": sandbox.password,
+        "callfire:timeout": "1",
+    }
+    with ProviderServer(config) as server:
+        inputs = server.inputs(DECLARED)
+        callfire.strike("CreateSubscription", When.BEFORE, Trouble.UNAVAILABLE, times=99)
+        with pytest.raises(ProviderFailure) as failure:
+            server.create(inputs)
+    text = str(failure.value)
+    assert text.startswith("Creating subscription texts for https://mail.example.com/… failed. CallFire is not")
+    assert "The next `pulumi up` looks for it first." in text
+    assert "Traceback" not in text
+    assert TOKEN not in text
+    assert TOKEN not in "".join(server.lines())

@@ -1,0 +1,106 @@
+"""SOAP stacks that nobody here wrote: PHP's SoapClient with the 2012 tutorial's programs, and node's `soap`.
+
+tests/debian-packages.txt and the fixtures below say what they need; without it they are skipped, with the reason.
+zeep is used throughout the other tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sandbox import Sandbox
+from sandbox.pytest_plugin import PostbackEndpoint
+
+CLIENTS = Path(__file__).parent / "clients"
+NODE_SOAP = "soap@1.13.0"
+
+
+def run(*command: str, given: bytes = b"") -> str:
+    """The output of a program that must succeed and complain about nothing."""
+    done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout.decode() + done.stderr.decode()
+    return done.stdout.decode()
+
+
+@pytest.fixture(scope="session")
+def php() -> str:
+    """PHP with its SOAP extension."""
+    found = shutil.which("php")
+    if found is None or not {"soap", "SimpleXML"} <= set(run(found, "-m").split()):
+        pytest.skip("PHP with soap and SimpleXML is not here: apt-get install php-cli php-soap php-xml")
+    return found
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A folder with npm's `soap`, fetched once and kept outside the checkout."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not here: apt-get install nodejs npm")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "callfire-mail" / NODE_SOAP
+    if not (cache / "node_modules" / "soap").is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache), NODE_SOAP]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
+        if done.returncode:
+            pytest.skip(f"npm cannot install {NODE_SOAP}: {done.stderr.strip().splitlines()[-1]}")
+    return cache
+
+
+def test_the_tutorials_programs_work_unchanged(sandbox: Sandbox, php: str, postback_endpoint: PostbackEndpoint) -> None:
+    """Register, receive and delete all, with only address and credentials changed."""
+    credentials = (sandbox.wsdl, sandbox.login, sandbox.password)
+    ident = json.loads(run(php, str(CLIENTS / "tutorial_register.php"), *credentials, postback_endpoint.url))
+    assert [found["id"] for found in sandbox.subscriptions()] == [str(ident)]
+    sandbox.send_text("Hello, World!", "18185551212", "18186469991", created="2012-09-24T05:02:35Z")
+    printed = run(php, str(CLIENTS / "tutorial_receive.php"), given=postback_endpoint.take().body)
+    subject, body = json.loads(printed)
+    assert subject == "18186469991 received a new SMS from 18185551212"
+    assert body == "From: 18185551212\n  To: 18186469991\nTime: 2012-09-24T05:02:35Z\nText: Hello, World!\n"
+    delete_all = (php, str(CLIENTS / "tutorial_delete_all.php"), *credentials)
+    assert run(*delete_all).startswith(f"deleted {ident}\n")
+    assert sandbox.subscriptions() == []
+
+
+def test_the_tutorial_sees_none_one_and_several_subscriptions(sandbox: Sandbox, php: str) -> None:
+    """None becomes an empty id and a fault; one is an object; several are an array."""
+    delete_all = (php, str(CLIENTS / "tutorial_delete_all.php"), sandbox.wsdl, sandbox.login, sandbox.password)
+    assert run(*delete_all).startswith("fault Element 'Id': '' is not a valid value")
+    for number in (1, 2):
+        for _ in range(number):
+            sandbox.create_subscription(endpoint="http://h/", trigger_event="INBOUND_TEXT_FINISHED")
+        assert run(*delete_all).count("deleted") == number
+        assert sandbox.subscriptions() == []
+
+
+def test_the_tutorial_sends_soap_1_1_to_the_1_2_address(sandbox: Sandbox, php: str) -> None:
+    """PHP ignores its 'SOAP_1_2', so that is what the sandbox must take."""
+    headers = run(php, str(CLIENTS / "tutorial_delete_all.php"), sandbox.wsdl, sandbox.login, sandbox.password)
+    assert "POST /api/1.1/soap12/subscription" in headers
+    assert "Content-Type: text/xml" in headers
+    assert (
+        'SOAPAction: "http://api.callfire.com/service/wsdl/SubscriptionServicePortType/DeleteSubscription"' in headers
+    )
+    assert "http://schemas.xmlsoap.org/soap/envelope/" in sandbox.request_log()[-1]["request"]
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_nodes_soap_speaks_with_the_sandbox(sandbox: Sandbox, node_modules: Path, version: str) -> None:
+    """The five operations and a fault, in either version of SOAP."""
+    program = ("node", str(CLIENTS / "soap_client.mjs"), str(node_modules))
+    found = json.loads(run(*program, sandbox.wsdl, sandbox.login, sandbox.password, version))
+    assert found["got"]["Endpoint"] == "http://127.0.0.1:1/node"
+    assert found["got"]["SubscriptionFilter"] == {"ToNumber": "15555550100"}
+    assert found["found"]["TotalResults"] == 1
+    assert "NOT_FOUND" in found["fault"]
+    assert sandbox.subscriptions() == []
+    assert sandbox.requests() == {
+        "CreateSubscription": 1,
+        "GetSubscription": 2,
+        "UpdateSubscription": 1,
+        "QuerySubscriptions": 1,
+        "DeleteSubscription": 1,
+    }

@@ -1,0 +1,311 @@
+"""What the forwarder's tests share: a real mail server with whatever manners a test needs, and a real forwarder."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+_SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "callfire" / "samples"
+
+
+def sample(name: str) -> bytes:
+    """One of CallFire's documented postbacks."""
+    if not _SAMPLES.is_dir():
+        pytest.skip("CallFire's samples are not beside the checkout (../shared/callfire/samples)")
+    return (_SAMPLES / name).read_bytes()
+
+
+def text_postback(text_id: int, message: str = "Hello, World!", **fields: str) -> bytes:
+    """An inbound text as CallFire posts it; the fields are already XML."""
+    values = {"FromNumber": "18185551212", "ToNumber": "18186469991", "Created": "2012-09-24T05:02:35Z"} | fields
+    children = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
+    return (
+        '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>'
+        '<n:TextNotification xmlns="http://api.callfire.com/data" xmlns:n="http://api.callfire.com/notification/xsd">'
+        f'<n:SubscriptionId>19001</n:SubscriptionId><Text id="{text_id}">{children}<State>FINISHED</State>'
+        f"<Inbound>true</Inbound><FinalResult>RECEIVED</FinalResult><Message>{message}</Message></Text>"
+        "</n:TextNotification>"
+    ).encode()
+
+
+@dataclass
+class Mail:
+    """One mail that the server took."""
+
+    recipient: str
+    content: bytes
+    parsed: EmailMessage = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.parsed = message_from_bytes(self.content, policy=policy.default)  # type: ignore[assignment]
+
+    @property
+    def text_id(self) -> int:
+        return int(self.parsed["X-CallFire-Text-Id"])
+
+    @property
+    def body(self) -> str:
+        return self.parsed.get_content()
+
+
+class MailSink:
+    """A real SMTP server in a thread; `on_rcpt` and `on_data` return its answer, or None for yes."""
+
+    def __init__(self, port: int = 0, *, pipelining: bool = True) -> None:
+        self.mails: list[Mail] = []
+        self.connections = 0
+        self.on_rcpt: Callable[[str], str | None] = lambda _: None
+        self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
+        self.pipelining = pipelining
+        self.smtp_options: dict[str, Any] = {}
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server: asyncio.Server | None = None
+        self._transports: set[asyncio.BaseTransport] = set()
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        """Listen, on the same port as before."""
+
+        async def listen() -> asyncio.Server:
+            return await self._loop.create_server(self._session, "127.0.0.1", self.port)
+
+        self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Refuse connections, and cut those there are."""
+
+        async def close() -> None:
+            assert self._server
+            self._server.close()
+            for transport in list(self._transports):
+                transport.abort()  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result(5)
+
+    def close(self) -> None:
+        """Stop for good."""
+
+        async def end() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.stop()
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def _session(self) -> SMTP:
+        self.connections += 1
+        sink = self
+
+        class _Smtp(SMTP):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                sink._transports.add(transport)
+                super().connection_made(transport)
+
+            def connection_lost(self, error: Exception | None) -> None:
+                sink._transports.discard(self.transport)
+                super().connection_lost(error)
+
+        return _Smtp(self, hostname="sink.test", loop=self._loop, **self.smtp_options)
+
+    async def handle_EHLO(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return [*responses[:-1], *(["250-PIPELINING"] if self.pipelining else []), responses[-1]]
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        answer = self.on_rcpt(address)
+        if answer:
+            return answer
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
+        assert isinstance(envelope.content, bytes)
+        mail = Mail(envelope.rcpt_tos[0], envelope.content)
+        answer = await self._loop.run_in_executor(None, self.on_data, mail, server)
+        if answer:
+            return answer
+        with self._changed:
+            self.mails.append(mail)
+            self._changed.notify_all()
+        return "250 OK"
+
+    def wait_for(self, count: int, seconds: float = 20.0) -> list[Mail]:
+        """The mails, once there are `count` of them."""
+        with self._changed:
+            arrived = self._changed.wait_for(lambda: len(self.mails) >= count, seconds)
+        assert arrived, f"{len(self.mails)} of {count} mails within {seconds} s"
+        return self.mails
+
+    def times(self) -> Counter[tuple[int, str]]:
+        """How often each text arrived at each recipient."""
+        return Counter((mail.text_id, mail.recipient) for mail in self.mails)
+
+
+@contextmanager
+def mail_sink(**options: Any) -> Iterator[MailSink]:
+    """A mail server for the time of a test."""
+    sink = MailSink(**options)
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def http(
+    url: str, data: bytes | None = None, headers: dict[str, str] | None = None, method: str | None = None
+) -> Answer:
+    """One request; statuses are answers, not errors."""
+    request = urllib.request.Request(url, data, headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return Answer(response.status, response.read(), {k.lower(): v for k, v in response.headers.items()})
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.read(), {k.lower(): v for k, v in error.headers.items()})
+
+
+class RunningForwarder:
+    """`python -m forwarder` as a process of its own."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "forwarder"],
+            env={name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")} | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        ready = self.wait_for_log("forwarder.ready")
+        found = re.search(r"public=(\S+) admin=(\S+)", ready)
+        assert found, ready
+        self.url, self.admin_url = found.groups()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self.lines.append("<end>")
+            self._changed.notify_all()
+
+    def wait_for_log(self, event: str, seconds: float = 30.0) -> str:
+        """The first log line with `event` in it."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if event in line or line == "<end>"]
+
+        with self._changed:
+            assert self._changed.wait_for(found, seconds), f"no {event} within {seconds} s:\n{self.log}"
+            line = found()[0]
+        assert line != "<end>", f"the forwarder ended before {event}:\n{self.log}"
+        return line
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def post(self, body: bytes, content_type: str = "text/xml; charset=UTF-8", token: str = TOKEN) -> Answer:
+        return http(f"{self.url}/postback/{token}", body, {"Content-Type": content_type})
+
+    def get(self, path: str) -> Answer:
+        """Ask the admin port."""
+        return http(self.admin_url + path)
+
+    def kill(self) -> None:
+        """End it at once, as kill -9 does."""
+        self.process.kill()
+        self._end()
+
+    def stop(self) -> int:
+        """SIGTERM, and wait until it has drained."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self._end()
+
+    def _end(self) -> int:
+        code = self.process.wait(30)
+        self._reader.join(10)
+        if self.process.stderr:
+            self.process.stderr.close()
+        return code
+
+
+def environment(state_dir: Path, smtp_port: int, **settings: str) -> dict[str, str]:
+    """Settings of a forwarder for a test; further ones by their name without the prefix."""
+    values = {
+        "TOKENS": TOKEN,
+        "PORT": "0",
+        "ADMIN_PORT": "0",
+        "STATE_DIR": str(state_dir),
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_PORT": str(smtp_port),
+        "SMTP_SECURITY": "none",
+        "MAIL_FROM": "texts@example.com",
+        "MAIL_TO": "office@example.com",
+    } | {name.upper(): value for name, value in settings.items()}
+    return {f"FORWARDER_{name}": value for name, value in values.items()}
+
+
+@contextmanager
+def running(settings: dict[str, str]) -> Iterator[RunningForwarder]:
+    """A forwarder for the time of a block, whatever becomes of it."""
+    forwarder = RunningForwarder(settings)
+    try:
+        yield forwarder
+    finally:
+        if forwarder.process.poll() is None:
+            forwarder.stop()
+        else:
+            forwarder._end()

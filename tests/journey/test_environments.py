@@ -1,0 +1,59 @@
+"""The examples for staging and production, as somebody uses them for the first time."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.journey.checkout import Checkout
+
+ENDPOINT = "https://texts.example.com/postback/0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]]) -> Checkout:
+    """A checkout in which nothing runs."""
+    return Checkout(tmp_path_factory.mktemp("environments"), free_ports(4))
+
+
+@pytest.mark.parametrize(("name", "subscriptions"), [("staging", 1), ("production", 2)])
+def test_the_examples_preview_cleanly_once_their_secrets_are_set(
+    checkout: Checkout, pulumi_cli: Path, tmp_path: Path, name: str, subscriptions: int
+) -> None:
+    """The commands in the stack's file, then a preview: one subscription per number, and no secret on the screen."""
+    environment = os.environ | {
+        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{tmp_path}",
+        "PULUMI_HOME": str(tmp_path),
+        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
+
+    def pulumi(*words: str, typed: str = "") -> str:
+        return subprocess.run(
+            ["pulumi", *words],
+            cwd=checkout.folder,
+            env=environment,
+            input=typed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        ).stdout
+
+    written = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
+    secrets = {"callfire:login": "login-of-ours", "callfire:password": "password-of-ours", "endpoint": ENDPOINT}
+    pulumi("stack", "init", name)
+    for secret, value in secrets.items():
+        assert f"pulumi config set --secret {secret}" in written
+        pulumi("config", "set", "--secret", secret, typed=value)
+    shown = pulumi("preview", "--diff", "--non-interactive")
+    assert f"+ {subscriptions + 1} to create" in shown
+    assert shown.count("callfire:Subscription: (create)") == subscriptions
+    kept = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
+    for value in secrets.values():
+        assert value not in shown
+        assert value not in kept

@@ -1,0 +1,212 @@
+"""A Pulumi project in a folder of its own, driven with the real CLI on a file backend; and how to end it brutally."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROGRAM = """\
+import os
+
+from provider import Subscription
+
+for number in range(int(os.environ["COUNT"])):
+    Subscription(
+        f"texts-{number}",
+        endpoint=f"https://mail.example.com/postback/{number:032d}",
+        enabled=os.environ.get("ENABLED", "true"),
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command: its exit status and all that it printed."""
+
+    status: int
+    output: str
+
+
+class Project:
+    """A project with one stack, `dev`.
+
+    Args:
+        folder: empty; everything of the project goes into it.
+        cli: the folder of the Pulumi CLI.
+        program: the text of `__main__.py`.
+        environ: more environment variables, such as CALLFIRE_URL.
+    """
+
+    def __init__(self, folder: Path, cli: Path, environ: Mapping[str, str], program: str = PROGRAM) -> None:
+        self.folder = folder
+        (folder / "Pulumi.yaml").write_text(
+            json.dumps({"name": "test", "runtime": {"name": "python", "options": {"virtualenv": str(ROOT / ".venv")}}})
+        )
+        self.write(program)
+        self.state = folder / "state"
+        self.state.mkdir()
+        (folder / "home").mkdir()
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLFIRE_")} | {
+            "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PULUMI_BACKEND_URL": f"file://{self.state}",
+            "PULUMI_CONFIG_PASSPHRASE": "correct horse",
+            "PULUMI_HOME": str(folder / "home"),
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_CREDENTIAL_STORE": "plaintext",
+            **environ,
+        }
+        self.pulumi("stack", "init", "dev")
+
+    def write(self, program: str) -> None:
+        """Replace the program."""
+        (self.folder / "__main__.py").write_text(program)
+
+    def pulumi(self, *arguments: str, check: bool = True, stdin: str = "", **environ: str) -> Done:
+        """Run the CLI to its end."""
+        done = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self.folder,
+            env=self.environ | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            input=stdin,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stdout
+        return Done(done.returncode, done.stdout)
+
+    def up(self, *options: str, check: bool = True, **environ: str) -> Done:
+        """`pulumi up` without a preview."""
+        return self.pulumi("up", "--yes", "--skip-preview", *options, check=check, **environ)
+
+    def command(self, *arguments: str, check: bool = True) -> Done:
+        """`python -m provider`, in the project's folder."""
+        done = subprocess.run(
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", *arguments],
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stdout
+        return Done(done.returncode, done.stdout)
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, **environ: str) -> Iterator["Running"]:
+        """The CLI in a process group and session of its own, ended with all that it started."""
+        with (self.folder / "running.log").open("w+") as log:
+            process = subprocess.Popen(
+                ["pulumi", *arguments, "--non-interactive"],
+                cwd=self.folder,
+                env=self.environ | environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            running = Running(process)
+            try:
+                yield running
+            finally:
+                running.end()
+
+    def export(self) -> dict[str, Any]:
+        """The state."""
+        return dict(json.loads(self.pulumi("stack", "export").output))
+
+    def ids(self) -> list[str]:
+        """The ids of the subscriptions in the state."""
+        resources = self.export()["deployment"].get("resources") or []
+        return sorted(r["id"] for r in resources if r["type"].endswith("callfire:Subscription"))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file backend's state of the stack."""
+        return self.state / ".pulumi" / "stacks" / "test" / "dev.json"
+
+    def mend_checkpoint(self) -> bool:
+        """Put the good copy in the place of a checkpoint that a kill left empty; whether it was."""
+        if not self.checkpoint.exists() or self.checkpoint.stat().st_size:
+            return False
+        shutil.copyfile(f"{self.checkpoint}.bak", self.checkpoint)
+        return True
+
+
+class Running:
+    """A CLI under way."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def kill(self) -> None:
+        """Send SIGKILL to the CLI's process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop the CLI, so that it cannot write the state; its provider goes on."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Wait for the CLI's own end and return its exit status."""
+        return self._process.wait(seconds)
+
+    def ended(self) -> bool:
+        """Whether the CLI has ended."""
+        return self._process.poll() is not None
+
+    def providers(self) -> list[psutil.Process]:
+        """The provider processes that the CLI started."""
+        return [process for process in self._session() if "pulumi.dynamic" in _command_line(process)]
+
+    def wait_for_providers_end(self, seconds: float = 10.0) -> None:
+        """Wait until they have ended by themselves."""
+        deadline = time.monotonic() + seconds
+        while left := self.providers():
+            assert time.monotonic() < deadline, f"still there: {left}"
+            psutil.wait_procs(left, timeout=0.05)
+
+    def end(self) -> None:
+        """End the CLI and whatever it left behind."""
+        self.kill()
+        for process in self._session():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _session(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+                if os.getsid(process.pid) == self._process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.NoSuchProcess:
+        return []
