@@ -108,7 +108,10 @@ def _run(*, as_json: bool, **options: Any) -> None:
         click.echo(f"  mailbox (SMTP)   {options['host']}:{sandbox.smtp_port}")
         click.echo("Stop it with Ctrl-C.")
     signal.sigwait(_STOP)
-    sandbox.stop()
+    try:
+        sandbox.stop()
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _happen(what: str, document: dict[str, Any], *, url: str, as_json: bool, account: str | None, **_: Any) -> None:
