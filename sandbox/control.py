@@ -100,8 +100,9 @@ class ControlApi:
         return Json({"accounts": self._simulation.state()["accounts"]})
 
     async def subscriptions(self, request: Request) -> Response:
-        """All fields of all subscriptions, or of one `account`'s."""
-        return Json({"subscriptions": self._simulation.subscriptions(request.query_params.get("account"))})
+        """All fields of all subscriptions, or of one `account`'s, oldest first, and how many there are in `total`."""
+        found, limit = self._simulation.subscriptions(request.query_params.get("account")), _limit(request)
+        return Json({"total": len(found), "subscriptions": found if limit is None else found[-limit:] if limit else []})
 
     async def change_subscription(self, request: Request) -> Response:
         """Change fields of one, unseen by the account's clients."""

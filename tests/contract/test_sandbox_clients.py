@@ -5,7 +5,6 @@ zeep is used throughout the other tests.
 """
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from sandbox import Sandbox
 from sandbox.pytest_plugin import PostbackEndpoint
+from tests.contract.sandbox_peers import npm_package
 
 CLIENTS = Path(__file__).parent / "clients"
 NODE_SOAP = "soap@1.13.0"
@@ -37,17 +37,8 @@ def php() -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """A folder with npm's `soap`, fetched once and kept outside the checkout."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not here: apt-get install nodejs npm")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "callfire-mail" / NODE_SOAP
-    if not (cache / "node_modules" / "soap").is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache), NODE_SOAP]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
-        if done.returncode:
-            pytest.skip(f"npm cannot install {NODE_SOAP}: {done.stderr.strip().splitlines()[-1]}")
-    return cache
+    """A folder with npm's `soap`."""
+    return npm_package(NODE_SOAP)
 
 
 def test_the_tutorials_programs_work_unchanged(sandbox: Sandbox, php: str, postback_endpoint: PostbackEndpoint) -> None:
