@@ -23,6 +23,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "call
 """What is fetched once for the tests lies here, outside the checkout."""
 
 
+def vendor_file(*path: str) -> Path:
+    """One of CallFire's own files, read where it stands beside the project; skips the test where there are none."""
+    if not SHARED.is_dir():
+        pytest.skip("CallFire's files are not beside the checkout (../shared/callfire)")
+    return SHARED.joinpath(*path)
+
+
 def npm_package(package: str) -> Path:
     """A folder whose node_modules hold a package, named as `name@version`; skips the test where it can't be had."""
     if shutil.which("node") is None or shutil.which("npm") is None:

@@ -44,7 +44,7 @@ def node_modules() -> Path:
 
 @pytest.fixture(scope="session")
 def java_client(shared_sandbox: Sandbox) -> str:
-    """The class path of a client that JAX-WS generates from the served WSDL; kept until the WSDL or the client change."""
+    """The class path of a client that JAX-WS generates from the served WSDL; kept until one of the two changes."""
     if shutil.which("java") is None or shutil.which("mvn") is None:
         pytest.skip("Java and Maven are not here: apt-get install default-jdk-headless maven")
     sources = [path for path in (CLIENTS / "java").rglob("*") if path.is_file()]
