@@ -246,9 +246,9 @@ class PostbackSender:
         waiting = self._lanes[lane]
         try:
             while waiting:
-                postback = waiting.popleft()
-                self._waiting -= 1
                 async with self._sending:
+                    postback = waiting.popleft()
+                    self._waiting -= 1
                     await self._send(postback)
                 self.log.update(postback)
                 self._feed.publish(Topic.POSTBACKS)
