@@ -427,6 +427,7 @@ class Simulation:
         self.calls.clear()
         self.mailbox.clear()
         self.events.clear()
+        self._sequence = count(1)
         self._begin()
         self.feed.publish(*Topic)
 
