@@ -193,8 +193,8 @@ def main() -> None:
     """Measure, print and write."""
     lines = [
         "# The sandbox in figures",
-        "Written by `python -m bench.sandbox`: medians of five runs; sandbox, receiver and load on one machine. A flood is",
-        "6,000 postbacks of 10 KB, 2,500 SOAP requests of 60 KB and 150 mails of 1 MB.",
+        "Written by `python -m bench.sandbox`: medians of five runs; sandbox, receiver and load on one machine.",
+        "A flood is 6,000 postbacks of 10 KB, 2,500 SOAP requests of 60 KB and 150 mails of 1 MB.",
         "",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
         "",
