@@ -69,6 +69,8 @@ class Delivery:
     recipient: str
     attempts: int
     received_at: float
+    queued_at: float
+    """When it was received or, if later, replayed: how long it has been tried counts from here."""
     redact: bool = False
 
 
@@ -139,7 +141,8 @@ def connect(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -192,6 +195,15 @@ class Outbox:
                 yield connection
         except SQLAlchemyError as error:
             raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One transaction that only reads and is in nobody's way; raises Unavailable as `transaction` does."""
+        try:
+            with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+                yield connection
+        except SQLAlchemyError as error:
+            raise Unavailable(f"the database cannot be read: {_short(error)}") from error
 
     def check_writable(self) -> None:
         """Raise Unavailable unless a transaction could write right now."""
@@ -262,7 +274,7 @@ class Outbox:
         outcome.counts["duplicate"] += sum(len(posting.texts) for posting in work.postings) - len(new)
         outcome.counts["ignored"] += sum(posting.ignored for posting in work.postings)
         fresh = [
-            Delivery(routed.text, routed.route, recipient, 0, received_at, routed.redact)
+            Delivery(routed.text, routed.route, recipient, 0, received_at, received_at, routed.redact)
             for text_id, (routed, received_at) in arrived.items()
             if text_id in new
             for recipient in routed.recipients
@@ -320,6 +332,7 @@ class Outbox:
             "next_at": _due_first(delivery),
             "owner": self.worker if mine else None,
             "answer": None,
+            "queued_at": delivery.queued_at,
         }
 
     def _write_down(self, connection: sa.Connection, results: Sequence[Result], counts: Counter[str]) -> None:
@@ -358,7 +371,7 @@ class Outbox:
     def _claim(self, connection: sa.Connection, room: int, outcome: Outcome) -> None:
         """Take up to `room` deliveries that are due, the oldest first, passing over what others are just taking."""
         due = (
-            sa.select(deliveries.c.recipient, deliveries.c.attempts, texts)
+            sa.select(deliveries.c.recipient, deliveries.c.attempts, deliveries.c.queued_at, texts)
             .join(texts, texts.c.id == deliveries.c.text_id)
             .where(_is(State.QUEUED), deliveries.c.next_at <= self.clock())
             .order_by(deliveries.c.next_at)
@@ -433,6 +446,7 @@ def _delivery(row: Any) -> Delivery:
         row.recipient,
         row.attempts,
         row.received_at,
+        row.queued_at,
         row.redact,
     )
 
