@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,7 +261,7 @@ class Outbox:
                 self._write_down(connection, work.results, outcome.counts)
             if work.look or outcome.behind:
                 self._claim(connection, work.room - len(outcome.claimed), outcome)
-            self._count(connection, outcome.counts)
+            self.count(connection, outcome.counts)
         return outcome
 
     def _accept(self, connection: sa.Connection, work: Turn, outcome: Outcome) -> None:
@@ -394,7 +394,24 @@ class Outbox:
         if not outcome.behind:
             outcome.next_due = connection.scalar(sa.select(sa.func.min(deliveries.c.next_at)).where(_is(State.QUEUED)))
 
-    def _count(self, connection: sa.Connection, counts: Counter[str]) -> None:
+    def insert_missing(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, object]) -> None:
+        """Insert `row`, unless there is one of its key."""
+        connection.execute(self._insert(table).on_conflict_do_nothing(), row)
+
+    def insert_or_raise(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], column: str
+    ) -> None:
+        """Insert `rows`; where there is one of the same key, its `column` becomes the larger of the two."""
+        statement = self._insert(table)
+        keys = list(table.primary_key.columns)
+        larger = statement.excluded[column]
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=keys, set_={column: larger}, where=table.c[column] < larger),
+            rows,
+        )
+
+    def count(self, connection: sa.Connection, counts: Mapping[str, int]) -> None:
+        """Add to what happened in this minute: received, sent, dead and so on."""
         minute = int(self.clock() // 60)
         rows = [
             {"minute": minute, "worker": self.worker, "kind": kind, "count": count}
