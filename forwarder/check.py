@@ -1,6 +1,6 @@
 """Whether a forwarder could run with these settings, here and now: everything is looked at, everything is told."""
 
-import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,14 @@ def check_database(place: Place) -> str:
 
 
 def _could_be_made(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=next(parent for parent in (folder, *folder.parents) if parent.exists())):
+            pass
+    except OSError as error:
         raise StartError(
-            f"the state folder {folder} cannot be written; "
+            f"the state folder {folder} cannot be written ({error.strerror}); "
             "create it for this user or set FORWARDER_STATE_DIR to another"
-        )
+        ) from error
 
 
 def _look(what: str, look: Callable[[], str]) -> Finding:

@@ -181,11 +181,13 @@ class Outbox:
         self.clock = clock
         self.worker = secrets.token_hex(8)
         self._shared = engine.dialect.name == "postgresql"
+        self._named = f"the database ({'FORWARDER_DATABASE_URL' if self._shared else 'FORWARDER_STATE_DIR'})"
         self._insert = postgresql.insert if self._shared else sqlite.insert
 
     def migrate(self) -> None:
         """Bring the tables to this release's version, with everything in them."""
-        metadata.create_all(self.engine)
+        with self.transaction() as connection:
+            metadata.create_all(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -194,7 +196,7 @@ class Outbox:
             with self.engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+            raise Unavailable(f"{self._named} cannot be written: {_short(error)}") from error
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -203,7 +205,7 @@ class Outbox:
             with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be read: {_short(error)}") from error
+            raise Unavailable(f"{self._named} cannot be read: {_short(error)}") from error
 
     def check_writable(self) -> None:
         """Raise Unavailable unless a transaction could write right now."""

@@ -61,7 +61,7 @@ def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
+        reason = (error.reason or "no PEM in one of them").lower().replace("_", " ")
         raise ValueError(
             f"{certificate} and {key} are not a PEM certificate and its private key ({reason}); "
             "the certificate comes first in its file, its chain behind it"
