@@ -263,7 +263,5 @@ def _set_aside(part: Turn, reason: str) -> Turn:
             )
             for posting in part.postings
         ],
-        results=[
-            Result(result.delivery, result.state, result.attempts, result.next_at, "") for result in part.results
-        ],
+        results=[Result(result.delivery, result.state, result.attempts, result.next_at, "") for result in part.results],
     )

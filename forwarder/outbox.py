@@ -515,10 +515,8 @@ class Outbox:
             .limit(max(room, 0))
             .with_for_update(skip_locked=True, of=deliveries)
         )
-        claimed = [_delivery(*row) for row in connection.execute(due)] if room > 0 else []
-        _many(
-            connection, self._sql.take, [{**_named(delivery.key), "b_owner": self.worker} for delivery in claimed]
-        )
+        claimed = [_delivery(row) for row in connection.execute(due)] if room > 0 else []
+        _many(connection, self._sql.take, [{**_named(delivery.key), "b_owner": self.worker} for delivery in claimed])
         outcome.claimed += claimed
         outcome.behind = len(claimed) == room
         if not outcome.behind:
@@ -551,7 +549,9 @@ class _Statements:
     """
 
     def __init__(self, database: str, insert: Callable[[sa.Table], Any]) -> None:
-        dialect = postgresql.dialect() if database == "postgresql" else sqlite.dialect(paramstyle="named")
+        dialect: sa.Dialect = (
+            postgresql.dialect() if database == "postgresql" else sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy leaves them untyped
+        )
 
         def compiled(statement: sa.ClauseElement) -> str:
             return str(statement.compile(dialect=dialect))
@@ -607,25 +607,15 @@ def _is(state: State) -> sa.ColumnElement[bool]:
     return sa.and_(sa.text("delivery.state <> 'sent'"), deliveries.c.state == sa.literal_column(f"'{state}'"))
 
 
-def _delivery(  # noqa: PLR0913, PLR0917 - the columns of a claim, in their order
-    recipient: str,
-    attempts: int,
-    route: str,
-    received_at: float,
-    queued_at: float,
-    redact: bool,  # noqa: FBT001 - as above
-    text_id: int,
-    subscription_id: str,
-    from_number: str,
-    to_number: str,
-    created: str,
-    message: str | None,
-    recovered: bool,  # noqa: FBT001 - as above
-) -> Delivery:
+def _delivery(row: Any) -> Delivery:
+    (
+        recipient, attempts, route, received_at, queued_at, redacted,
+        text_id, subscription_id, from_number, to_number, created, message, recovered,
+    ) = row  # fmt: skip
     text = InboundText(
         text_id, subscription_id, from_number, to_number, created, message or "", b"", recovered=recovered
     )
-    return Delivery(text, route, recipient, attempts, received_at, queued_at, redact)
+    return Delivery(text, route, recipient, attempts, received_at, queued_at, redacted)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

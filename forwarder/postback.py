@@ -50,6 +50,7 @@ _SUBSCRIPTION_ID: Final = f"{NOTIFICATION}SubscriptionId"
 _TEXT: Final = f"{DATA}Text"
 _TEXT_RECORD: Final = f"{DATA}TextRecord"
 _MESSAGE: Final = f"{DATA}Message"
+_FIELDS: Final = {f"{DATA}{field}": field for field in (*_SHORT_FIELDS, "Inbound", "Message")}
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
@@ -174,14 +175,11 @@ def _xml_event(name: str, subscription: str, payload: etree._Element, raw: bytes
     fields: dict[str, str] = {}
     record: str | None = None
     for child in payload:
-        tag = child.tag
-        if not isinstance(tag, str) or not tag.startswith(DATA):
-            continue
-        if tag == _TEXT_RECORD:
-            if record is None:
-                record = next((_xml_text(message) for message in child if message.tag == _MESSAGE), None)
-        else:
-            fields.setdefault(tag[len(DATA) :], _xml_text(child))
+        field = _FIELDS.get(child.tag)
+        if field and field not in fields:
+            fields[field] = _xml_text(child)
+        elif record is None and child.tag == _TEXT_RECORD:
+            record = next((_xml_text(message) for message in child if message.tag == _MESSAGE), None)
     if record is not None:
         fields.setdefault("Message", record)
     fields["@id"] = payload.get("id", "")

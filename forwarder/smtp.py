@@ -240,7 +240,9 @@ class SmtpConnection(asyncio.Protocol):
         if refusal and answers[2].code == GO_ON:  # it refused, and wants data for nobody
             self._say(b".\r\n", 1)
             await self._reply()
-        return refusal or self._must_go_on(answers[2])
+        if not refusal:
+            self._must_be_go_on(answers[2])
+        return refusal
 
     async def _announce(self, envelope: Envelope) -> Reply | None:
         """The same, one after the other; the sender has been said."""
@@ -250,9 +252,12 @@ class SmtpConnection(asyncio.Protocol):
                 return answer
             self._say(command, 1)
             answer = await self._reply()
-        return answer if answer.code >= 400 else self._must_go_on(answer)  # noqa: PLR2004 - as above
+        if answer.code >= 400:  # noqa: PLR2004 - as above
+            return answer
+        self._must_be_go_on(answer)
+        return None
 
-    def _must_go_on(self, answer: Reply) -> None:
+    def _must_be_go_on(self, answer: Reply) -> None:
         if answer.code != GO_ON:
             self._fail(f"it answered DATA with: {answer}")
             raise ConnectionLostError(f"it answered DATA with: {answer}")
