@@ -132,7 +132,7 @@ def _parse_xml(body: bytes) -> list[Event]:
         return [Unreadable("it has a document type definition, which no postback has")]
     found = list(_xml_events(root))
     if not found:
-        return [Unreadable(f"no CallFire event in <{etree.QName(root).text}>")]
+        return [Unreadable(f"no CallFire event in <{root.tag}>")]
     if len(found) > MAX_EVENTS:
         return [Unreadable(f"{len(found)} events in one body, more than {MAX_EVENTS}")]
     alone = len(found) == 1
