@@ -20,7 +20,7 @@ from forwarder.health import Health, TokenUse
 from forwarder.ledger import Ledger
 from forwarder.letters import Letters
 from forwarder.mail import Letterhead
-from forwarder.outbox import Outbox, Routed, connect, lock_state_dir
+from forwarder.outbox import Outbox, Result, Routed, connect, lock_state_dir
 from forwarder.postback import InboundText
 from forwarder.receiver import Receiver
 from forwarder.routes import Routes
@@ -93,8 +93,8 @@ class Forwarder:
 
         return Heartbeat(url, self.health.check, contact)
 
-    def _report(self, *args: object) -> None:
-        self.commits.report(*args)  # type: ignore[arg-type]
+    def _report(self, result: Result) -> None:
+        self.commits.report(result)
 
     def _wake(self) -> None:
         self.commits.wake()
@@ -193,6 +193,8 @@ def serve(settings: Settings) -> None:
             uvloop.run(_run(settings, outbox))
         except Unavailable as error:
             raise StartError(str(error)) from error
+        finally:
+            outbox.close()
     finally:
         lock.close()
 
