@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,12 +67,12 @@ def check_database(place: Place) -> str:
     if file is not None and not file.exists():
         _could_be_made(file.parent)
         return f"{file} will be made at the first start"
-    outbox = Outbox(connect(place.outbox_url))
-    with outbox.reading() as connection:
-        tables = sa.inspect(connection).get_table_names()
-    if not tables:
-        return "empty; its tables will be made at the first start"
-    outbox.check_writable()
+    with closing(Outbox(connect(place.outbox_url))) as outbox:
+        with outbox.reading() as connection:
+            tables = sa.inspect(connection).get_table_names()
+        if not tables:
+            return "empty; its tables will be made at the first start"
+        outbox.check_writable()
     return str(file) if file else "PostgreSQL"
 
 

@@ -27,6 +27,7 @@ from forwarder.ledger import Entry, Ledger, Quarantined
 from forwarder.letters import Letters
 from forwarder.log import set_up_logging
 from forwarder.mail import Letterhead
+from forwarder.migrations import check_version
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
@@ -46,7 +47,20 @@ text_ids = click.argument("text_ids", metavar="[TEXT_ID]...", type=int, nargs=-1
 idents = click.argument("idents", metavar="[ID]...", type=int, nargs=-1)
 
 
-@click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
+class _Verbs(click.Group):
+    """Commands whose errors are sentences, one a line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a ForwarderError ends it with its sentences and the exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except ForwarderError as error:
+            for line in str(error).splitlines():
+                click.echo(f"forwarder: {line}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"max_content_width": 100})
 @click.pass_context
 def main(context: click.Context) -> None:
     """Turns CallFire's postbacks into emails and loses none. Without a command it serves.
@@ -359,7 +373,11 @@ def _ledger(place: Place) -> Ledger:
             f"there is no outbox at {file}: a forwarder makes it when it first starts; "
             "set FORWARDER_STATE_DIR or FORWARDER_DATABASE_URL to the one you mean"
         )
-    return Ledger(Outbox(connect(place.outbox_url)))
+    outbox = Outbox(connect(place.outbox_url))
+    click.get_current_context().call_on_close(outbox.close)
+    with outbox.reading() as connection:
+        check_version(connection)
+    return Ledger(outbox)
 
 
 def _which(named: Sequence[int], everything: bool) -> Sequence[int] | None:  # noqa: FBT001 - the two ways to say which
