@@ -399,7 +399,7 @@ def test_the_public_port_speaks_tls_itself(tmp_path: Path, sink: MailSink) -> No
             assert response.status == 200
         forwarder.wait_for_log("delivery.sent")
         old = ssl.create_default_context(cafile=str(certificate))
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.raises(OSError, match=r"(?i)ssl|version|reset"):

@@ -96,7 +96,7 @@ def test_the_page_shows_at_a_glance_what_matters(page: webdriver.Chrome) -> None
     assert page.find_element(By.CSS_SELECTOR, ".state strong").text == "Something needs you"
     tiles = [tile.text.split("\n") for tile in page.find_elements(By.CSS_SELECTOR, ".tile")]
     assert tiles == [
-        ["Sent, last 24 h", "3"], ["Waiting", "0"], ["Oldest waits", "–"], ["Dead", "3"], ["In quarantine", "1"]
+        ["Sent, last 24 h", "3"], ["Waiting", "0"], ["Oldest waits", "\u2013"], ["Dead", "3"], ["In quarantine", "1"]
     ]  # fmt: skip
     chart = page.find_element(By.CSS_SELECTOR, "svg[role=img]")
     assert chart.get_attribute("aria-label") == "3 texts received, 3 mails sent, 4 dead or unreadable, last 24 h"
@@ -188,7 +188,7 @@ def test_the_page_is_locked_down(forwarder: RunningForwarder) -> None:
 
 
 def test_a_click_sends_it_again(page: webdriver.Chrome, forwarder: RunningForwarder, sink: MailSink) -> None:
-    """One by its button, all others by one for all; a postback that still cannot be read stays, and the page says so."""
+    """One by its button, all others by one for all; a postback that still cannot be read stays where it is."""
     sink.on_rcpt = lambda _: None
     before = len(sink.mails)
     page.find_element(By.CSS_SELECTOR, "[aria-label='Replay text 2 to gone@example.com']").click()

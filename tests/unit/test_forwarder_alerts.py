@@ -31,7 +31,7 @@ class Watcher:
         watcher = self
 
         class _Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            def do_GET(self) -> None:
                 watcher.paths.append(self.path)
                 self.send_response(watcher.status)
                 self.send_header("content-length", "0")

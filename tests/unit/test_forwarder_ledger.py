@@ -10,7 +10,7 @@ from forwarder.app import router
 from forwarder.health import TokenUse
 from forwarder.ledger import DAY, Ledger, NotFoundError
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Routed, Turn
-from forwarder.routes import RouteFile
+from forwarder.routes import RouteFile, read_routes
 from forwarder.schema import State
 from tests.forwarder_kit import PostgreSQL, inbound, open_outbox, posting, states, text_postback
 
@@ -166,8 +166,6 @@ def test_a_text_that_is_dropped_unread_is_never_stored(outbox: Outbox, tmp_path:
     """Drop and redact together keep only that it came, so that it is not taken for new."""
     file = tmp_path / "routes.toml"
     file.write_text("[default]\ndrop = true\nredact = true\n")
-    from forwarder.routes import read_routes
-
     routed = router(read_routes(file).routes(()))(inbound(1, "private"))
     assert (routed.text.message, routed.text.raw, routed.recipients) == ("", b"", ())
     outbox.turn(Turn([Posting(0.0, (routed,))]))
