@@ -33,6 +33,8 @@ DRAIN_SECONDS: Final = 8.0
 """How long mails under way may take to end when the forwarder stops."""
 TOKEN_SECONDS: Final = 15.0
 """How often it is written down when tokens were used."""
+FIRST_PURGE_SECONDS: Final = 60.0
+"""How long after its start a forwarder has better things to do."""
 PURGE_SECONDS: Final = 3600.0
 """How often what is old is forgotten."""
 
@@ -134,8 +136,8 @@ class Forwarder:
         """Start what goes on beside receiving and sending, and is never in their way."""
         url = self.settings.heartbeat_url
         tasks = [
-            _every(TOKEN_SECONDS, self.token_use.save, "tokens.not_saved"),
-            _every(PURGE_SECONDS, self._purge, "purge.failed"),
+            _every(TOKEN_SECONDS, TOKEN_SECONDS, self.token_use.save, "tokens.not_saved"),
+            _every(FIRST_PURGE_SECONDS, PURGE_SECONDS, self._purge, "purge.failed"),
             *([self.operator_mail.run()] if self.operator_mail else []),
             *([self._heartbeat(url.get_secret_value()).run()] if url else []),
         ]
@@ -155,8 +157,9 @@ class Forwarder:
             log.info("purge.done messages=%s texts=%s", purged.messages, purged.texts)
 
 
-async def _every(seconds: float, work: Callable[[], None], failure: str) -> None:
-    """Do `work` in a thread, now and again and again."""
+async def _every(first: float, seconds: float, work: Callable[[], None], failure: str) -> None:
+    """Do `work` in a thread, for the first time after so many seconds, and again and again."""
+    await asyncio.sleep(first)
     while True:
         await _in_thread(work, failure)
         await asyncio.sleep(seconds)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -279,6 +280,10 @@ def test_the_public_port_has_nothing_of_this(forwarder: RunningForwarder) -> Non
 def test_the_log_is_json_and_private(forwarder: RunningForwarder) -> None:
     """One object a line; numbers masked, texts and tokens nowhere."""
     forwarder.post(text_postback(804, "very private"))
+    with socket.create_connection(("127.0.0.1", int(forwarder.url.rpartition(":")[2])), timeout=10) as client:
+        client.sendall(b"very private nonsense\r\n\r\n")
+        assert b"400" in client.recv(1000)
+    assert json.loads(forwarder.wait_for_log('"uvicorn.error"'))["message"] == "Invalid HTTP request received."
     line = json.loads(forwarder.wait_for_log('"delivery.sent", "text_id": 804'))
     assert (line["level"], line["from"], line["attempts"]) == ("info", "•••1212", 1)
     for each in forwarder.lines:
@@ -405,6 +410,25 @@ def test_the_public_port_speaks_tls_itself(tmp_path: Path, sink: MailSink) -> No
         with pytest.raises(OSError, match=r"(?i)ssl|version|reset"):
             urllib.request.urlopen(f"{forwarder.url}/healthz", context=old, timeout=20)
         assert forwarder.stop() == 0
+
+
+def test_a_database_that_goes_is_seen_everywhere_and_comes_back(tmp_path: Path, sink: MailSink) -> None:
+    """Postbacks are answered 503, `/readyz` says why, the page still opens; then all is as before."""
+    file, aside = tmp_path / "outbox.db", tmp_path / "aside.db"
+    with running(environment(tmp_path, sink.port)) as forwarder:
+        file.rename(aside)
+        assert forwarder.post(text_postback(1)).status == 503
+        found = forwarder.get("/readyz")
+        assert (found.status, found.json["ready"]) == (503, False)
+        assert "was moved, deleted or replaced" in found.json["database"]
+        page = forwarder.get("/")
+        assert page.status == 200
+        assert "Nothing can be stored" in page.body.decode()
+        assert "callfire_mail_database_writable 0.0" in forwarder.get("/metrics").body.decode()
+        aside.rename(file)
+        assert forwarder.get("/readyz").status == 200
+        assert forwarder.post(text_postback(1)).status == 200
+        forwarder.wait_for_log("delivery.sent text_id=1")
 
 
 def test_a_heartbeat_falls_silent_with_the_mail_server(tmp_path: Path) -> None:

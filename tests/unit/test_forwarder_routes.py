@@ -189,12 +189,12 @@ def test_every_mistake_in_a_file_is_told_with_its_place(tmp_path: Path) -> None:
         f"{first}, subject: form_number is no field of a text; did you mean from_number?",
         f"{first}, matches: '(a' is not a regular expression: unclosed group",
         f"{first}, time_zone: 'Mars/Base' is no time zone, such as America/Los_Angeles or Europe/Berlin",
-        f"{first}: colour: no such key; there are to, cc, bcc, subject, body, time_zone, redact, drop, "
-        + "name, to_number, from_number, keyword, matches",
+        (f"{first}: colour: no such key; there are to, cc, bcc, subject, body, time_zone, redact, drop, "
+         "name, to_number, from_number, keyword, matches"),
         f"{first}, drop: 'maybe' is not true or false",
         "[[route]] 2, name: is required: letters, digits, - _ and . by which logs and lists call the route",
-        "[[route]] 2, matches: '(?=x)y' is not a regular expression: look-around, "
-        + "including look-ahead and look-behind, is not supported",
+        ("[[route]] 2, matches: '(?=x)y' is not a regular expression: look-around, "
+         "including look-ahead and look-behind, is not supported"),
         "[default], to: 3 is not a string or a list of strings",
     ])  # fmt: skip
 

@@ -137,8 +137,10 @@ def test_somebody_gets_every_text(load: Load, tmp_path: Path) -> None:
     routes = tmp_path / "routes.toml"
     routes.write_text('[[route]]\nname = "a"\nkeyword = "x"\n[default]\ndrop = true\n')
     assert load.problems(("mail_to",), routes=str(routes)) == [
-        'FORWARDER_MAIL_TO: nobody would get the texts of [[route]] "a"; '
-        + f"name at least one address here or write `to` into {routes}"
+        (
+            'FORWARDER_MAIL_TO: nobody would get the texts of [[route]] "a"; '
+            f"name at least one address here or write `to` into {routes}"
+        )
     ]
     routes.write_text('[default]\nto = "office@example.com"\n')
     assert load(("mail_to",), routes=str(routes)).all_routes.ordered[-1].recipients.everyone == ("office@example.com",)
