@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.forwarder_kit import PostgreSQL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +35,13 @@ def free_ports() -> Callable[[int], list[int]]:
                 found.close()
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL server; every test makes databases of its own in it."""
+    server = PostgreSQL()
+    try:
+        yield server
+    finally:
+        server.close()
