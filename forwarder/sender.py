@@ -116,6 +116,14 @@ class Queue:
         waiting = (delivery for several in self._waiting.values() for delivery in several)
         return {delivery.key for delivery in (*waiting, *self._under_way.values())}
 
+    def drain(self) -> list[Delivery]:
+        """Take out all that wait."""
+        drained = [delivery for waiting in self._waiting.values() for delivery in waiting]
+        self.size -= len(drained)
+        self._waiting.clear()
+        self._ready.clear()
+        return drained
+
     def remove(self, keys: Collection[Key]) -> None:
         """Forget those of `keys` that wait."""
         for conversation, waiting in list(self._waiting.items()):
@@ -332,7 +340,13 @@ class Sender:
         self._failures = 0
 
     def _server_is_away(self, reason: str) -> None:
-        """Everything waits, longer each time; then one connection tries whether the mail server is back."""
+        """Everything waits, longer each time; then one connection tries whether the mail server is back.
+
+        What waits does so in the outbox: there it keeps its order among what still comes in, and another forwarder that
+        does reach the mail server can take it.
+        """
+        for delivery in self.queue.drain():
+            self._report(Result(delivery, State.QUEUED, delivery.attempts, delivery.order, reason))
         if self._closed_until:
             return
         self._failures += 1
