@@ -181,6 +181,8 @@ class Sender:
     def take(self, deliveries: list[Delivery]) -> None:
         """Take claimed deliveries, in the order in which they should be sent."""
         self.queue.put(deliveries)
+        if self._closed_until:
+            self._give_back()
         self._news.set()
 
     def in_hand(self) -> set[Key]:
@@ -345,16 +347,19 @@ class Sender:
         What waits does so in the outbox: there it keeps its order among what still comes in, and another forwarder that
         does reach the mail server can take it.
         """
+        if not self._closed_until:
+            self._failures += 1
+            if reason != self.trouble:
+                log.error("mail.unavailable %s", reason)
+            self.trouble = reason
+            delay = Backoff(1.0, 60.0).delay(self._failures)
+            self._closed_until = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._give_back()
+
+    def _give_back(self) -> None:
         for delivery in self.queue.drain():
-            self._report(Result(delivery, State.QUEUED, delivery.attempts, delivery.order, reason))
-        if self._closed_until:
-            return
-        self._failures += 1
-        if reason != self.trouble:
-            log.error("mail.unavailable %s", reason)
-        self.trouble = reason
-        delay = Backoff(1.0, 60.0).delay(self._failures)
-        self._closed_until = asyncio.get_running_loop().call_later(delay, self._try_again)
+            answer = self.trouble or ""
+            self._report(Result(delivery, State.QUEUED, delivery.attempts, delivery.order, answer))
 
     def _try_again(self) -> None:
         self._closed_until = None
