@@ -247,6 +247,7 @@ class Outbox:
         self.clock = clock
         self.worker = secrets.token_hex(8)
         self._shared = engine.dialect.name == "postgresql"
+        self._words = f"the database ({'FORWARDER_DATABASE_URL' if self._shared else 'FORWARDER_STATE_DIR'})"
         self._insert = postgresql.insert if self._shared else sqlite.insert
         self._path = None if self._shared or not engine.url.database else Path(engine.url.database)
         self._file: tuple[int, int] | None = None
@@ -270,7 +271,7 @@ class Outbox:
             with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be read: {_short(error)}") from error
+            raise Unavailable(f"{self._words} cannot be read: {_short(error)}") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -290,11 +291,11 @@ class Outbox:
         except (DataError, IntegrityError) as error:
             raise Unstorable(_short(error)) from error
         except DBAPIError as error:
-            raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+            raise Unavailable(f"{self._words} cannot be written: {_short(error)}") from error
         except (StatementError, OverflowError, UnicodeError) as error:
             raise Unstorable(_short(error)) from error
         except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+            raise Unavailable(f"{self._words} cannot be written: {_short(error)}") from error
 
     def check_writable(self) -> None:
         """Raise Unavailable unless a transaction could write right now."""
@@ -386,7 +387,7 @@ class Outbox:
                         self._write_down(connection, work.results, outcome.counts)
                     if work.look or outcome.behind:
                         self._claim(connection, work.room - len(outcome.claimed), outcome)
-                    self._count(connection, outcome.counts)
+                    self.count(connection, outcome.counts)
             except _KnownError:
                 all_new = False
                 continue
@@ -523,7 +524,24 @@ class Outbox:
         if not outcome.behind:
             outcome.next_due = connection.scalar(sa.select(sa.func.min(deliveries.c.next_at)).where(_is(State.QUEUED)))
 
-    def _count(self, connection: sa.Connection, counts: Counter[str]) -> None:
+    def insert_missing(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, object]) -> None:
+        """Insert `row`, unless there is one of its key."""
+        connection.execute(self._insert(table).on_conflict_do_nothing(), row)
+
+    def insert_or_raise(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], column: str
+    ) -> None:
+        """Insert `rows`; where there is one of the same key, its `column` becomes the larger of the two."""
+        statement = self._insert(table)
+        keys = list(table.primary_key.columns)
+        larger = statement.excluded[column]
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=keys, set_={column: larger}, where=table.c[column] < larger),
+            rows,
+        )
+
+    def count(self, connection: sa.Connection, counts: Mapping[str, int]) -> None:
+        """Add to what happened in this minute: received, sent, dead and so on."""
         minute = int(self.clock() // 60)
         rows = [
             {"minute": minute, "worker": self.worker, "kind": kind, "count": count}

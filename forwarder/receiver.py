@@ -156,11 +156,11 @@ def _log(posting: Posting) -> None:
     for routed in posting.texts:
         text = routed.text
         log.info(
-            "postback.text text_id=%s from=%s to=%s%s",
+            "postback.text text_id=%s from=%s to=%s recovered=%s",
             text.id,
             mask(text.from_number),
             mask(text.to_number),
-            " recovered=true" if text.recovered else "",
+            str(text.recovered).lower(),
         )
     for unread in posting.quarantined:
         log.warning("postback.quarantined bytes=%s reason=%r", len(unread.body), unread.reason)

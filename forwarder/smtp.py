@@ -7,6 +7,7 @@ time goes: where the server offers PIPELINING the end of one mail and the envelo
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -314,4 +315,7 @@ def _own_name() -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return f"{error.code} {error.message}"
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+        return str(cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)).lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -242,7 +242,7 @@ class RunningForwarder:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         ready = self.wait_for_log("forwarder.ready")
-        found = re.search(r"public=(\S+) admin=(\S+)", ready)
+        found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
         assert found, ready
         self.url, self.admin_url = found.groups()
 

@@ -29,9 +29,7 @@ def upgrade(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         _check_encoding(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))  # two forwarders may start at once
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["connection"] = connection
+    config = _config(connection)
     tables = sa.inspect(connection).get_table_names()
     if "alembic_version" in tables and connection.scalar(sa.select(_VERSION)) == _head(config):
         return
@@ -44,6 +42,24 @@ def upgrade(connection: sa.Connection) -> None:
             f"the outbox cannot be brought to this release's version: {error}; if a newer release has used it, "
             "run that one, or restore the backup from before"
         ) from error
+
+
+def check_version(connection: sa.Connection) -> None:
+    """Raise StartError unless the tables behind `connection` are there, and are this release's."""
+    if "alembic_version" not in sa.inspect(connection).get_table_names():
+        raise StartError("there is no outbox in this database yet: a forwarder makes it when it first starts")
+    if connection.scalar(sa.select(_VERSION)) != _head(_config(connection)):
+        raise StartError(
+            "the outbox is another release's: use that release's command line, or start this release's forwarder, "
+            "which brings it to its own version"
+        )
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    return config
 
 
 def _head(config: Config) -> str | None:
