@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from sandbox import Sandbox
-from tests.pulumi_kit import Project, Running
+from tests.pulumi_kit import Project, Running, credentials
 from tests.trouble import Strike, Trouble, TroubledCallFire, When
 
 
@@ -71,15 +71,7 @@ class Crashes:
     def __init__(self, folder: Path, cli: Path, sandbox: Sandbox, callfire: TroubledCallFire) -> None:
         self._sandbox = sandbox
         self._callfire = callfire
-        self.project = Project(
-            folder,
-            cli,
-            {
-                "CALLFIRE_URL": callfire.url,
-                "CALLFIRE_LOGIN": sandbox.login,
-                "CALLFIRE_PASSWORD": sandbox.password,
-            },
-        )
+        self.project = Project(folder, cli, credentials(sandbox, callfire.url))
         self._pristine = folder / "pristine"
         shutil.copytree(self.project.state, self._pristine)
 
@@ -142,6 +134,7 @@ def _kill(running: Running, strike: Strike, moment: Moment) -> None:
     if moment is Moment.BEFORE_STATE:
         running.freeze()
         strike.release()
+        strike.wait_for_answer()
     running.kill()
     strike.release(drop=moment is not Moment.BEFORE_STATE)
 
@@ -154,10 +147,8 @@ def _interrupt(running: Running, strike: Strike, moment: Moment) -> None:
 
 def _interrupt_twice(running: Running, strike: Strike, moment: Moment) -> None:
     running.interrupt()
-    while not running.ended():
-        time.sleep(0.2)
-        if not running.ended():
-            running.interrupt()
+    while not running.ends_within(0.2):
+        running.interrupt()
     strike.release(drop=moment is not Moment.BEFORE_STATE)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from sandbox import Sandbox
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PROGRAM = """\
@@ -44,16 +46,16 @@ class Project:
     Args:
         folder: empty; everything of the project goes into it.
         cli: the folder of the Pulumi CLI.
-        program: the text of `__main__.py`.
         environ: more environment variables, such as CALLFIRE_URL.
+        like: a project whose stack and configuration are copied; without one, a new stack is made.
     """
 
-    def __init__(self, folder: Path, cli: Path, environ: Mapping[str, str], program: str = PROGRAM) -> None:
+    def __init__(self, folder: Path, cli: Path, environ: Mapping[str, str], like: "Project | None" = None) -> None:
         self.folder = folder
         (folder / "Pulumi.yaml").write_text(
             json.dumps({"name": "test", "runtime": {"name": "python", "options": {"virtualenv": str(ROOT / ".venv")}}})
         )
-        self.write(program)
+        self.write(PROGRAM)
         self.state = folder / "state"
         self.state.mkdir()
         (folder / "home").mkdir()
@@ -62,6 +64,7 @@ class Project:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PULUMI_BACKEND_URL": f"file://{self.state}",
+            "PULUMI_STACK": "dev",
             "PULUMI_CONFIG_PASSPHRASE": "correct horse",
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -69,7 +72,11 @@ class Project:
             "PULUMI_CREDENTIAL_STORE": "plaintext",
             **environ,
         }
-        self.pulumi("stack", "init", "dev")
+        if like is None:
+            self.pulumi("stack", "init", "dev")
+        else:
+            shutil.copytree(like.state, self.state, dirs_exist_ok=True)
+            shutil.copyfile(like.folder / "Pulumi.dev.yaml", folder / "Pulumi.dev.yaml")
 
     def write(self, program: str) -> None:
         """Replace the program."""
@@ -134,8 +141,8 @@ class Project:
 
     def ids(self) -> list[str]:
         """The ids of the subscriptions in the state."""
-        resources = self.export()["deployment"].get("resources") or []
-        return sorted(r["id"] for r in resources if r["type"].endswith("callfire:Subscription"))
+        latest = json.loads(self.checkpoint.read_text())["checkpoint"]["latest"] or {}
+        return sorted(r["id"] for r in latest.get("resources", []) if r["type"].endswith("callfire:Subscription"))
 
     @property
     def checkpoint(self) -> Path:
@@ -148,6 +155,15 @@ class Project:
             return False
         shutil.copyfile(f"{self.checkpoint}.bak", self.checkpoint)
         return True
+
+
+def credentials(sandbox: Sandbox, url: str | None = None) -> dict[str, str]:
+    """The environment that leads a provider to a sandbox, or to what stands in front of it at `url`."""
+    return {
+        "CALLFIRE_URL": url or sandbox.url,
+        "CALLFIRE_LOGIN": sandbox.login,
+        "CALLFIRE_PASSWORD": sandbox.password,
+    }
 
 
 class Running:
@@ -174,9 +190,13 @@ class Running:
         """Wait for the CLI's own end and return its exit status."""
         return self._process.wait(seconds)
 
-    def ended(self) -> bool:
-        """Whether the CLI has ended."""
-        return self._process.poll() is not None
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the CLI ends of itself in this time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def providers(self) -> list[psutil.Process]:
         """The provider processes that the CLI started."""

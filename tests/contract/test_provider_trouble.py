@@ -37,20 +37,6 @@ DECLARED = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Sandbox]:
-    """One CallFire for the module."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(shared: Sandbox) -> Sandbox:
-    """It is empty at the start of each test."""
-    shared.reset()
-    return shared
-
-
 @pytest.fixture
 def callfire(sandbox: Sandbox) -> Iterator[TroubledCallFire]:
     """A CallFire that can be troubled."""
