@@ -34,10 +34,11 @@ for number in range(int(os.environ["COUNT"])):
 
 @dataclass(frozen=True)
 class Done:
-    """A finished command: its exit status and all that it printed."""
+    """A finished command: its exit status, all that it printed, and what of it went to standard output."""
 
     status: int
     output: str
+    printed: str = ""
 
 
 class Project:
@@ -102,20 +103,35 @@ class Project:
         """`pulumi up` without a preview."""
         return self.pulumi("up", "--yes", "--skip-preview", *options, check=check, **environ)
 
-    def command(self, *arguments: str, check: bool = True) -> Done:
+    def command(self, *arguments: str, check: bool = True, **environ: str) -> Done:
         """`python -m provider`, in the project's folder."""
         done = subprocess.run(
             [ROOT / ".venv" / "bin" / "python", "-m", "provider", *arguments],
             cwd=self.folder,
-            env=self.environ,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return Done(done.returncode, done.stdout + done.stderr, done.stdout)
+
+    def shell(self, line: str, **environ: str) -> str:
+        """Run a line of a handbook, in the project's folder, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", line],
+            cwd=self.folder,
+            env=self.environ | environ,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0 or not check, done.stdout
-        return Done(done.returncode, done.stdout)
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        return done.stdout
 
     @contextlib.contextmanager
     def running(self, *arguments: str, **environ: str) -> Iterator["Running"]:

@@ -91,6 +91,20 @@ def test_read_of_a_missing_one_says_gone(sandbox: Sandbox, server: ProviderServe
         assert later.read(id_, outputs)[0] == ""
 
 
+def test_get_asks_for_one_and_a_missing_one_is_an_error(sandbox: Sandbox, server: ProviderServer) -> None:
+    """A program that names an id means it; the words say where ids are found."""
+    id_, outputs = server.declare(DECLARED)
+    before = sandbox.requests()
+    found, got = server.get(id_)
+    assert found == id_
+    assert {name: got[name] for name in ("endpoint", "filter", "enabled")} == {
+        name: outputs[name] for name in ("endpoint", "filter", "enabled")
+    }
+    assert sandbox.requests() == {**before, "GetSubscription": 1}
+    with pytest.raises(ProviderFailure, match=r"NOT_FOUND.*`python -m provider list` shows the ids"):
+        server.get("99")
+
+
 def test_delete_twice_is_fine(sandbox: Sandbox, server: ProviderServer) -> None:
     """`not found` is what delete is for."""
     id_, outputs = server.declare(DECLARED)
