@@ -229,7 +229,7 @@ def crashes(folder: Path) -> Figures:
     rows = []
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
         (folder / "crashes").mkdir()
-        peer = Crashes(folder / "crashes", cli(), sandbox, callfire)
+        peer = Crashes(Project(folder / "crashes", cli(), {}), sandbox, callfire)
         for end in End:
             for operation in ("create", "update", "delete"):
                 for moment in Moment:
@@ -253,7 +253,7 @@ def kills(folder: Path) -> Figures:
     rows = []
     rng = random.Random(5)
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
-        peer = Crashes(folder, cli(), sandbox, callfire)
+        peer = Crashes(Project(folder, cli(), {}), sandbox, callfire)
         callfire.latency = 0.02  # an `up` of 40 would else be over too soon to be hit while it creates
         started = time.monotonic()
         peer.project.up(COUNT=str(KILLED))

@@ -167,7 +167,8 @@ class Project:
 
     def mend_checkpoint(self) -> bool:
         """Put the good copy in the place of a checkpoint that a kill left empty; whether it was."""
-        if not self.checkpoint.exists() or self.checkpoint.stat().st_size:
+        with contextlib.suppress(ValueError):
+            json.loads(self.checkpoint.read_text())
             return False
         shutil.copyfile(f"{self.checkpoint}.bak", self.checkpoint)
         return True

@@ -164,7 +164,11 @@ def test_after_a_rotation_of_the_password(project: Project, sandbox: Sandbox) ->
     assert "2 unchanged" in refresh(project, COUNT="1", CALLFIRE_PASSWORD="rotated-password").output
     project.pulumi("config", "set", "--secret", "callfire:password", "rotated-password")
     assert "2 unchanged" in refresh(project, "--run-program", COUNT="1").output
-    destroy(project, "--run-program", COUNT="1")
+    assert "2 unchanged" in project.up(COUNT="1").output
+    for file in (file for file in project.state.rglob("*") if file.is_file()):
+        assert sandbox.password not in file.read_text(errors="replace")
+        assert "rotated-password" not in file.read_text(errors="replace")
+    destroy(project, COUNT="1")
     assert sandbox.subscriptions() == []
 
 
