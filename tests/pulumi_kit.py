@@ -61,7 +61,7 @@ class Project:
         self.state.mkdir()
         (folder / "home").mkdir()
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLFIRE_")} | {
-            "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([str(cli), str(ROOT / ".venv" / "bin"), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PULUMI_BACKEND_URL": f"file://{self.state}",
@@ -117,13 +117,13 @@ class Project:
         assert done.returncode == 0 or not check, done.stderr
         return Done(done.returncode, done.stdout + done.stderr, done.stdout)
 
-    def shell(self, line: str, **environ: str) -> str:
-        """Run a line of a handbook, in the project's folder, and return what it prints."""
+    def shell(self, line: str, stdin: str = "", **environ: str) -> str:
+        """Run a line of a handbook, in the project's folder, and return what it prints. The CLI asks nothing."""
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", line],
             cwd=self.folder,
-            env=self.environ | environ,
-            stdin=subprocess.DEVNULL,
+            env=self.environ | {"PULUMI_OPTION_YES": "true", "PULUMI_OPTION_NON_INTERACTIVE": "true"} | environ,
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
