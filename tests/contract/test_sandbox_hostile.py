@@ -186,6 +186,32 @@ def test_a_client_that_takes_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch
         assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
 
 
+def test_who_has_gone_away_is_waited_for_no_longer(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """In the middle of a body, of a wait, of a stream or of a call that hangs; and it is no error of the sandbox."""
+    sandbox.trouble("soap-hang")
+    head = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\nx"
+    for request in (
+        b"POST /control/texts HTTP/1.1\r\n" + head % 50,
+        b"POST /api/1.1/soap12/subscription HTTP/1.1\r\n" + head % 50,
+        b"POST /api/1.1/soap12/subscription HTTP/1.1\r\n" + head % 1,
+        b"GET /mailbox/messages/wait?timeout=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /control/changes HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    ):
+        with connect(sandbox) as connection:
+            connection.sendall(request)
+            assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
+    deadline = time.monotonic() + 10
+    while not sandbox.request_log() or any(_interested(sandbox)):
+        assert time.monotonic() < deadline
+    assert [call["trouble"] for call in sandbox.request_log()] == ["soap-hang"]
+    assert caplog.records == []
+
+
+def _interested(sandbox: Sandbox) -> tuple[int, int]:
+    """How many wait for something and how many listen to changes."""
+    return sandbox._do(lambda simulation: (len(simulation.feed._waiters), len(simulation.feed._listeners)))
+
+
 # The control API
 
 documents = st.dictionaries(
