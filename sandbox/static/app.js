@@ -301,7 +301,7 @@ function renderPostback(postback) {
         h("button.quiet.small", { type: "button", onclick: attempt(() => ask("POST", `/control/postbacks/${postback.id}/resend`)) }, "Resend"),
         h("span.about", {}, `Postback ${postback.id}, ${took(postback.duration) || "not sent yet"}`)),
       postback.error ? h("p", {}, h("span.chip.bad", {}, "error"), ` ${postback.error}`) : "",
-      section("Request", `POST ${postback.endpoint}\n${headerLines(postback.request.headers)}\n\n${indent(postback.request.body)}`),
+      postback.request.body && section("Request", `POST ${postback.endpoint}\n${headerLines(postback.request.headers)}\n\n${indent(postback.request.body)}`),
       postback.answer.status === null ? "" : section("Answer", `${postback.answer.status}\n${headerLines(postback.answer.headers)}\n\n${postback.answer.body}`.trim()));
   }
   return h("li", {}, details);
