@@ -159,6 +159,10 @@ class Sandbox:
         """A campaign has started, stopped or finished; `more` is as in `POST /control/campaigns`."""
         return self._do(lambda simulation: simulation.run_campaign({"change": change, **more}))
 
+    def events(self) -> list[Document]:
+        """Texts, calls and campaigns, oldest first."""
+        return self._do(lambda simulation: [event.as_json() for event in simulation.events.newest()])
+
     def postbacks(self) -> list[Document]:
         """The delivery log, oldest first."""
         return self._do(lambda simulation: [postback.as_json() for postback in simulation.sender.log.newest()])

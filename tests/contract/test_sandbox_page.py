@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -133,9 +132,8 @@ def test_every_kind_of_event_has_its_button(page: Shown, sandbox: Sandbox) -> No
         buttons[name].click()
     page.wait_for_text("#bubbles .bubble", "Campaign “Sandbox campaign” finished")
     page.wait(lambda: len(page.all("#bubbles li")) == 5)
-    events = requests.get(f"{sandbox.url}/control/events", timeout=10).json()["events"]
-    assert {event["account"] for event in events} == {"second"}
-    assert sorted(event["trigger"] for event in events) == [
+    assert {event["account"] for event in sandbox.events()} == {"second"}
+    assert sorted(event["trigger"] for event in sandbox.events()) == [
         "CAMPAIGN_FINISHED",
         "CAMPAIGN_STARTED",
         "CAMPAIGN_STOPPED",

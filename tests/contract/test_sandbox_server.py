@@ -143,8 +143,7 @@ def test_a_reset_brings_the_beginning_back() -> None:
     with Sandbox(seed="demo") as sandbox:
 
         def events() -> Any:
-            found = requests.get(f"{sandbox.url}/control/events", timeout=10).json()["events"]
-            return [{name: value for name, value in event.items() if name != "record_id"} for event in found]
+            return [{name: value for name, value in event.items() if name != "record_id"} for event in sandbox.events()]
 
         beginning = events()
         assert [text["id"] for text in beginning] == ["1001", "1002", "1003", "1004", "1005"]
