@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeVar
 
 from forwarder.errors import Unavailable, Unstorable
 from forwarder.outbox import LEASE_SECONDS, Delivery, Key, Outbox, Outcome, Posting, Quarantined, Result, Turn
+from forwarder.schema import State
 
 MAX_BATCH: Final = 500
 """Most postings or results in one transaction."""
@@ -221,6 +222,7 @@ class Commits:
             self._next_look = loop.time() + max(0.01, min(delay, POLL_SECONDS))
         else:
             self._behind = self._behind or outcome.behind
+        self._behind = self._behind or any(_given_back(result) for result in results)
 
     async def _commit(self, work: Turn) -> Outcome:
         """Do `work`; what can never be stored is found and set aside, so that it holds up nothing else."""
@@ -248,6 +250,11 @@ class Commits:
 
     async def _in_thread(self, work: Callable[[], _Returned]) -> _Returned:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _given_back(result: Result) -> bool:
+    """Not tried, and due as before."""
+    return result.state is State.QUEUED and result.attempts == result.delivery.attempts
 
 
 def _set_aside(part: Turn, reason: str) -> Turn:

@@ -94,7 +94,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one attempt at a delivery ended: sent, dead, or queued again for `next_at`."""
+    """How one attempt at a delivery ended: sent, dead, or queued again for `next_at`; or that it was not tried."""
 
     delivery: Delivery
     state: State
@@ -487,7 +487,8 @@ class Outbox:
         _many(connection, self._sql.finish, [row for row in rows if row["b_state"] == State.SENT])
         _many(connection, self._sql.finish_ours, [row for row in rows if row["b_state"] != State.SENT])
         for result in results:
-            counts["retried" if result.state is State.QUEUED else str(result.state)] += 1
+            if result.attempts > result.delivery.attempts:
+                counts["retried" if result.state is State.QUEUED else str(result.state)] += 1
         redacted = {result.delivery.text.id for result in results if result.delivery.redact}
         if redacted:
             redact(connection, texts.c.id.in_(redacted), texts.c.redact)

@@ -116,6 +116,14 @@ class Queue:
         waiting = (delivery for several in self._waiting.values() for delivery in several)
         return {delivery.key for delivery in (*waiting, *self._under_way.values())}
 
+    def drain(self) -> list[Delivery]:
+        """Take out all that wait."""
+        drained = [delivery for waiting in self._waiting.values() for delivery in waiting]
+        self.size -= len(drained)
+        self._waiting.clear()
+        self._ready.clear()
+        return drained
+
     def remove(self, keys: Collection[Key]) -> None:
         """Forget those of `keys` that wait."""
         for conversation, waiting in list(self._waiting.items()):
@@ -173,6 +181,8 @@ class Sender:
     def take(self, deliveries: list[Delivery]) -> None:
         """Take claimed deliveries, in the order in which they should be sent."""
         self.queue.put(deliveries)
+        if self._closed_until:
+            self._give_back()
         self._news.set()
 
     def in_hand(self) -> set[Key]:
@@ -332,15 +342,24 @@ class Sender:
         self._failures = 0
 
     def _server_is_away(self, reason: str) -> None:
-        """Everything waits, longer each time; then one connection tries whether the mail server is back."""
-        if self._closed_until:
-            return
-        self._failures += 1
-        if reason != self.trouble:
-            log.error("mail.unavailable %s", reason)
-        self.trouble = reason
-        delay = Backoff(1.0, 60.0).delay(self._failures)
-        self._closed_until = asyncio.get_running_loop().call_later(delay, self._try_again)
+        """Everything waits, longer each time; then one connection tries whether the mail server is back.
+
+        What waits does so in the outbox: there it keeps its order among what still comes in, and another forwarder that
+        does reach the mail server can take it.
+        """
+        if not self._closed_until:
+            self._failures += 1
+            if reason != self.trouble:
+                log.error("mail.unavailable %s", reason)
+            self.trouble = reason
+            delay = Backoff(1.0, 60.0).delay(self._failures)
+            self._closed_until = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for delivery in self.queue.drain():
+            answer = self.trouble or ""
+            self._report(Result(delivery, State.QUEUED, delivery.attempts, delivery.order, answer))
 
     def _try_again(self) -> None:
         self._closed_until = None

@@ -21,7 +21,8 @@ import aiosmtplib
 from forwarder.errors import MailServerUnavailable
 
 MAX_REPLY: Final = 32_768
-"""Most bytes of an unfinished reply; a server that sends more is broken."""
+"""Most bytes of an unfinished line; a server that sends more is broken."""
+MAX_REPLY_LINES: Final = 400
 CLOSING: Final = 421
 """The server hangs up, whatever it was asked (RFC 5321, 3.8)."""
 
@@ -137,7 +138,8 @@ class SmtpConnection(asyncio.Protocol):
                     await client.ehlo()
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
-            raise MailServerUnavailable(f"mail server {where}: {_reason(error)}") from error
+            reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
+            raise MailServerUnavailable(f"mail server {where}: {reason}") from error
         connection = cls(server.timeout)
         transport = cast("asyncio.Transport", client.transport)
         connection._pipelining = client.supports_extension("pipelining")
@@ -160,7 +162,7 @@ class SmtpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Cut what arrives into replies."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_REPLY or len(self._lines) > MAX_REPLY // 80:
+        if len(self._buffer) > MAX_REPLY:
             self._fail("its reply does not end")
             return
         for line in lines:
@@ -170,6 +172,9 @@ class SmtpConnection(asyncio.Protocol):
                 self._fail(f"it does not speak SMTP: {text[:80]!r}")
                 return
             self._lines.append(text[4:].strip())
+            if len(self._lines) > MAX_REPLY_LINES:
+                self._fail("its reply does not end")
+                return
             if text[3:4] == "-":
                 continue
             self._understand(Reply(int(code), " ".join(self._lines)[:500]))

@@ -92,6 +92,7 @@ class MailSink:
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
         self.smtp_options: dict[str, Any] = {}
+        self.tls: Any = None
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -105,7 +106,7 @@ class MailSink:
         """Listen, on the same port as before."""
 
         async def listen() -> asyncio.Server:
-            return await self._loop.create_server(self._session, "127.0.0.1", self.port)
+            return await self._loop.create_server(self._session, "127.0.0.1", self.port, ssl=self.tls)
 
         self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
         self.port = self._server.sockets[0].getsockname()[1]
