@@ -309,6 +309,8 @@ def _explain(finding: Any) -> list[str]:
     message: str = finding["msg"].removeprefix("Value error, ")
     if finding["type"] == "missing":
         message = f"is required: {_description(name)}"
+    elif finding["type"] == "too_short":
+        message = f"is empty: {_description(name)}"
     elif finding["type"] != "value_error":
         message = f"{message[:1].lower()}{message[1:]}"
     return [f"{PREFIX}{name.upper()}: {line}" for line in message.splitlines()]

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -375,8 +378,27 @@ def test_the_verbs_look_after_postgresql_too(tmp_path: Path, sink: MailSink, pos
     with running(settings) as forwarder:
         forwarder.post(text_postback(1))
         forwarder.wait_for_log("delivery.dead")
+        while not answer(settings, "dead", "list")["dead"]:  # it is logged a moment before it is written down
+            pass
         assert answer(settings, "dead", "drop", "1") == {"dropped": 1}
         assert "ok     database: PostgreSQL" in run(settings, "check").stdout
+
+
+def test_another_releases_outbox_is_left_alone(tmp_path: Path, sink: MailSink) -> None:
+    """An earlier one is brought up by the next start, a newer one by nobody; the verbs change neither."""
+    settings = environment(tmp_path, sink.port)
+    shutil.copy(Path(__file__).parents[1] / "recorded" / "outbox-v1.db", tmp_path / "outbox.db")
+    assert "the outbox is an earlier release's" in run(settings, "status", status=1).stderr
+    assert "an earlier release's; the next start brings it to this one's" in run(settings, "check").stdout
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(delivery)")]
+    assert "queued_at" not in columns
+    with running(settings):
+        assert answer(settings, "status")["quarantined"] >= 0
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '999'")
+    assert "the outbox is a newer release's" in run(settings, "dead", "list", status=1).stderr
+    assert "a newer release has used the outbox" in run(settings, "check", status=1).stdout
 
 
 def test_a_tokens_use_is_known_after_a_restart(tmp_path: Path, sink: MailSink) -> None:
