@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -264,12 +264,17 @@ def load_place(environ: Mapping[str, str] = os.environ) -> Place:
 
 def _load(kind: type[_Kind], environ: Mapping[str, str]) -> _Kind:
     from_file, problems = _read_config(environ.get(CONFIG))
-    problems += _unknown_names(environ)
-    directory = environ.get("CREDENTIALS_DIRECTORY")
+    problems += _unknown_names(environ, "")
+    credentials = Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
+    if credentials and not credentials.is_dir():
+        credentials = None
+    problems += (
+        _unknown_names((file.name for file in credentials.iterdir()), f" in {credentials}") if credentials else []
+    )
     settings = None
     try:
         settings = kind(
-            _secrets_dir=directory if directory and Path(directory).is_dir() else None,
+            _secrets_dir=credentials,
             **{name: value for name, value in from_file.items() if name in kind.model_fields},
         )
     except ValidationError as error:
@@ -293,9 +298,9 @@ def _read_config(path: str | None) -> tuple[dict[str, Any], list[str]]:
     return {known[name]: value for name, value in table.items() if name in known}, problems
 
 
-def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+def _unknown_names(names: Iterable[str], where: str) -> list[str]:
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields] + [CONFIG]
-    return [_unknown(name, known, "") for name in environ if name.startswith(PREFIX) and name not in known]
+    return [_unknown(name, known, where) for name in names if name.startswith(PREFIX) and name not in known]
 
 
 def _unknown(name: str, known: list[str], where: str) -> str:

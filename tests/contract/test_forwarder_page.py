@@ -119,7 +119,8 @@ def test_the_flow_is_shown_for_an_hour_a_day_or_a_week(page: webdriver.Chrome) -
     """A link each, and the one that is shown is marked."""
     for name, words in (("Hour", "last hour"), ("Week", "last 7 days"), ("Day", "last 24 h")):
         page.find_element(By.LINK_TEXT, name).click()
-        assert page.find_element(By.CSS_SELECTOR, "nav [aria-current=page]").text == name
+        shown = f"//nav/a[@aria-current='page'][.='{name}']"
+        WebDriverWait(page, 20, 0.05).until(lambda _, shown=shown: page.find_elements(By.XPATH, shown))
         assert f"Sent, {words}" in _said(page)
 
 

@@ -68,6 +68,18 @@ def test_the_environment_wins_over_credentials_and_they_over_the_file(load: Load
     assert found.mail_to == ("a@example.com", "b@example.com")
 
 
+def test_a_credential_that_no_setting_has_is_an_error(load: Load, tmp_path: Path) -> None:
+    """A slip in its name is not a password that is missing; what belongs to others is left alone."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "FORWARDER_SMTP_PASWORD").write_text("hidden")
+    (credentials / "tls.key").write_text("hidden")
+    assert load.problems(credentials_directory=str(credentials)) == [
+        f"FORWARDER_SMTP_PASWORD in {credentials}: no such setting; did you mean FORWARDER_SMTP_PASSWORD?"
+    ]
+    assert load(credentials_directory=str(tmp_path / "none")).smtp_password is None
+
+
 def test_every_mistake_is_told_at_once_with_those_of_the_files(load: Load, tmp_path: Path) -> None:
     """Settings, routes and contacts, each with what would be right."""
     (tmp_path / "routes.toml").write_text('[default]\nto = "nobody"\n')
