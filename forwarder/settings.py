@@ -27,7 +27,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from forwarder.addresses import MailAddress, split_commas
 from forwarder.contacts import Contacts, read_contacts
@@ -39,6 +45,10 @@ from forwarder.smtp import MailServer, Security
 PREFIX: Final = "FORWARDER_"
 CONFIG: Final = f"{PREFIX}CONFIG"
 MIN_TOKEN: Final = 16
+MAX_PATH: Final = 4096
+"""Longest name of a file, in characters."""
+FILES: Final = frozenset({"tls_certificate", "tls_key", "routes", "contacts"})
+"""Settings that name a file."""
 MIN_METADATA_DAYS: Final = 7
 """A text that is forgotten could be delivered again, so its id is kept longer than anybody posts it again."""
 
@@ -78,9 +88,33 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _path(value: Any) -> Any:
+    """A file's name; never the file itself, which may be a secret and would be repeated in an error."""
+    if isinstance(value, str) and ("\n" in value or len(value) > MAX_PATH):
+        raise ValueError("is not the name of a file; write the content into a file and name that")
+    return Path(value) if isinstance(value, str) else value
+
+
 def _file(read: Callable[[Path], Any]) -> BeforeValidator:
     """A setting that names a file is what the file says."""
-    return BeforeValidator(lambda value: read(Path(value)) if isinstance(value, str) else value)
+
+    def content(value: Any) -> Any:
+        path = _path(value)
+        return read(path) if isinstance(path, Path) else path
+
+    return BeforeValidator(content)
+
+
+class _Credentials(SecretsSettingsSource):
+    """Files in a folder, called like settings; for a setting that names a file, the file itself."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The settings found, by their field's name."""
+        folder = Path(str(self.secrets_dir))
+        found = super().__call__()
+        return {
+            name: str(folder / f"{PREFIX}{name.upper()}") if name in FILES else value for name, value in found.items()
+        }
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -145,8 +179,10 @@ class Place(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before files; what `load_settings` read from TOML comes last."""
-        del settings_cls, dotenv_settings
-        return env_settings, file_secret_settings, init_settings
+        del dotenv_settings
+        folder = file_secret_settings.secrets_dir if isinstance(file_secret_settings, SecretsSettingsSource) else None
+        credentials = (_Credentials(settings_cls, secrets_dir=folder),) if folder else ()
+        return env_settings, *credentials, init_settings
 
 
 class Settings(Place):
@@ -154,10 +190,12 @@ class Settings(Place):
 
     host: str = Field("127.0.0.1", description="Address of the public port.")
     port: Port = Field(8710, description="The public port: postbacks and `/healthz`, nothing else. 0 takes a free one.")
-    tls_certificate: Path | None = Field(
+    tls_certificate: Annotated[Path, BeforeValidator(_path)] | None = Field(
         None, description="PEM file of a certificate and its chain: the public port then speaks TLS itself."
     )
-    tls_key: Path | None = Field(None, description="PEM file of its private key, without a passphrase.")
+    tls_key: Annotated[Path, BeforeValidator(_path)] | None = Field(
+        None, description="PEM file of its private key, without a passphrase."
+    )
     tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_commas)] = Field(
         min_length=1, description="Tokens that may post, comma-separated; the first is the current one."
     )
