@@ -33,6 +33,10 @@ QUEUED = 1000
 """So many deliveries are waiting, at least, when something is killed."""
 UNDER_WAY_SECONDS = 1.0
 """A mail that came so shortly before a kill may have been under way: its mark was not on disk."""
+COLUMNS = (
+    "what breaks", "database", "rounds", "texts answered 200", "posts answered 503", "mails", "lost", "repeated",
+    "not under way", "dead", "waiting", "note",
+)  # fmt: skip
 REPORT = Path(__file__).with_name("soak.md")
 
 
@@ -446,14 +450,13 @@ def write(results: list[Result]) -> None:
     lines = [
         "# What is lost when everything breaks",
         "",
-        "Written by `make soak` (`bench/soak.py`). Each text goes to three recipients. *Lost*: answered 200, and neither",
-        "arrived nor in the list of dead deliveries. *Repeated*: arrived more than once, each time with the same",
-        "`Message-ID`; *not under way*: of these, arrived neither over a connection that was cut nor within a second before",
-        "something was killed. *Waiting*: deliveries in the outbox at the least of the kills.",
+        "Written by `make soak` (`bench/soak.py`). Each text goes to three recipients. *Lost*: answered 200, and",
+        "neither arrived nor in the list of dead deliveries. *Repeated*: arrived more than once, each time with the",
+        "same `Message-ID`; *not under way*: of these, arrived neither over a connection that was cut nor in the second",
+        "before something was killed. *Waiting*: deliveries in the outbox at the least of the kills.",
         "",
-        "| what breaks | database | rounds | texts answered 200 | posts answered 503 | mails | lost | repeated "
-        "| not under way | dead | waiting | note |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
     ]
     for r in results:
         waiting = "" if r.queued is None else f"{r.queued:,}"
