@@ -87,7 +87,7 @@ def serve_command(as_json: bool = False) -> None:  # noqa: FBT001, FBT002 - clic
 @main.command()
 @as_json
 def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Look at settings and files, database and mail server, and tell all that is wrong.
+    """Look at everything, and tell all that is wrong.
 
     The exit status is 0 if nothing is.
     """
