@@ -29,7 +29,7 @@ from forwarder.ledger import Entry, Ledger, Quarantined
 from forwarder.letters import Letters
 from forwarder.log import set_up_logging
 from forwarder.mail import Letterhead
-from forwarder.migrations import check_version
+from forwarder.migrations import Version, version
 from forwarder.moving import move
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
@@ -396,7 +396,14 @@ def _ledger(place: Place) -> Ledger:
     outbox = Outbox(connect(place.outbox_url))
     click.get_current_context().call_on_close(outbox.close)
     with outbox.reading() as connection:
-        check_version(connection)
+        found = version(connection)
+    if found is Version.NONE:
+        raise ForwarderError("there is no outbox in this database yet: a forwarder makes it when it first starts")
+    if found is not Version.CURRENT:
+        raise ForwarderError(
+            f"the outbox is {'an earlier' if found is Version.EARLIER else 'a newer'} release's: use that release's "
+            "command line, or start this release's forwarder, which brings an earlier outbox to its own version"
+        )
     return Ledger(outbox)
 
 
