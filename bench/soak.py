@@ -422,7 +422,7 @@ def database_restarted(server: PostgreSQL, rounds: int) -> Result:
 
 
 def main() -> None:
-    """Everything, one after the other; the report is written in the end."""
+    """Everything, one after the other; the report grows with each."""
     rounds = int(os.environ.get("SOAK_ROUNDS", "20"))
     seconds = float(os.environ.get("SOAK_SECONDS", "20"))
     server = PostgreSQL()
@@ -445,9 +445,9 @@ def main() -> None:
         for scenario in scenarios:
             results.append(scenario())
             print(results[-1], flush=True)
+            write(results)
     finally:
         server.close()
-    write(results)
     sys.exit(0 if all(result.good for result in results) else 1)
 
 

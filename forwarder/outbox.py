@@ -216,7 +216,7 @@ def lock_state_dir(state_dir: Path) -> IO[str]:
     """The lock that keeps a second forwarder off this state folder; held until the file is closed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _lock(state_dir / "lock", f"the state folder {state_dir}")
+        return _take_lock(state_dir / "lock", f"the state folder {state_dir}")
     except OSError as error:
         raise StartError(
             f"the state folder {state_dir} cannot be written ({error.strerror}); "
@@ -224,7 +224,7 @@ def lock_state_dir(state_dir: Path) -> IO[str]:
         ) from error
 
 
-def _lock(path: Path, what: str) -> IO[str]:
+def _take_lock(path: Path, what: str) -> IO[str]:
     """A lock on `path`, which says who holds it; raises StartError if somebody else does."""
     lock = path.open("a+", encoding="ascii")
     try:
@@ -321,7 +321,7 @@ class Outbox:
         StartError if there is another.
         """
         if self._path and not self._lock:
-            self._lock = _lock(self._path.with_name(f"{self._path.name}-lock"), f"the outbox {self._path}")
+            self._lock = _take_lock(self._path.with_name(f"{self._path.name}-lock"), f"the outbox {self._path}")
         with self.transaction() as connection:
             if not self._shared:
                 connection.execute(sa.delete(workers))
@@ -582,13 +582,13 @@ class _Statement:
         return changed
 
 
-def _insert(table: sa.Table) -> str:
+def _insert_into(table: sa.Table) -> str:
     return f"INSERT INTO {table.name} ({', '.join(column.name for column in table.columns)})"
 
 
 _ONE: Final = "delivery.text_id = given.text_id AND delivery.recipient = given.recipient"
-_INSERT_TEXT: Final = _Statement(len(texts.columns), _insert(texts), "ON CONFLICT DO NOTHING")
-_INSERT_DELIVERY: Final = _Statement(len(deliveries.columns), _insert(deliveries))
+_INSERT_TEXT: Final = _Statement(len(texts.columns), _insert_into(texts), "ON CONFLICT DO NOTHING")
+_INSERT_DELIVERY: Final = _Statement(len(deliveries.columns), _insert_into(deliveries))
 _TAKE: Final = _Statement(
     3,
     "WITH given (text_id, recipient, owner) AS (",
@@ -610,7 +610,7 @@ _FINISH: Final = _Statement(
 """A sent mail is sent whoever owns it by now; anything else only counts while the delivery is still ours."""
 _COUNT: Final = _Statement(
     len(flow.columns),
-    _insert(flow),
+    _insert_into(flow),
     "ON CONFLICT (minute, worker, kind) DO UPDATE SET count = flow.count + excluded.count",
 )
 

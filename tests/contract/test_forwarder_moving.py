@@ -13,8 +13,9 @@ import pytest
 
 from forwarder.errors import StartError
 from forwarder.moving import MOVED, move
-from forwarder.outbox import Outbox, Posting, Quarantined, Turn, connect
-from forwarder.schema import metadata, workers
+from forwarder.outbox import LEASE_SECONDS, Outbox, Posting, Quarantined, Turn, connect
+from forwarder.schema import State, metadata, workers
+from forwarder.sender import Backoff
 from tests.forwarder_kit import (
     TOKEN,
     MailSink,
@@ -48,6 +49,19 @@ def _documented(start: str) -> str:
     """The one command of the document that begins so."""
     (line,) = re.findall(rf"^\$ ({re.escape(start)}.*)$", _DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     return str(line)
+
+
+def test_the_document_tells_every_state() -> None:
+    """And the times it names are those of the program."""
+    document = _DOCUMENT.read_text(encoding="utf-8")
+    for state in State:
+        assert f"| `{state}` |" in document
+    backoff = Backoff()
+    assert (backoff.first, backoff.longest, backoff.give_up_after, backoff.least) == (10, 4 * 3600, 5 * 86400, 10)
+    assert "tried again after 5 to 10 seconds" in document
+    assert "at most every four hours; `dead` after five days and at least ten attempts" in document
+    assert f"in leases of {LEASE_SECONDS:g} seconds" in document
+    assert f"after {LEASE_SECONDS:g} to {LEASE_SECONDS * 4 / 3:g} seconds with PostgreSQL" in document
 
 
 def test_every_table_is_moved() -> None:
