@@ -529,7 +529,7 @@ class Outbox:
         """Insert `row`, unless there is one of its key."""
         connection.execute(self._insert(table).on_conflict_do_nothing(), row)
 
-    def insert_or_raise(
+    def insert_or_enlarge(
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], column: str
     ) -> None:
         """Insert `rows`; where there is one of the same key, its `column` becomes the larger of the two."""
