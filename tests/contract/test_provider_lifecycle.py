@@ -198,3 +198,4 @@ def test_all_mistakes_are_reported_at_once(server: ProviderServer) -> None:
         "trigger_event",
     ]
     assert "0123456789abcdef" not in str(failures)
+    assert server.failing(wrong) == ["", "notification_format", "enabled", "", "", "trigger_event"]

@@ -99,16 +99,16 @@ def test_updates_and_deletes_are_repeated(
 
 def test_a_late_answer_is_a_time_out_and_the_create_is_found(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """The first try waits a third of the time limit."""
-    callfire.strike("CreateSubscription", When.AFTER, Trouble.LATE, seconds=4.0)
-    claim = account_at(callfire.url, sandbox, timeout=4.5).create(DECLARED, new_request_id())
+    callfire.strike("CreateSubscription", When.AFTER, Trouble.LATE, seconds=2.0)
+    claim = account_at(callfire.url, sandbox, timeout=3.0).create(DECLARED, new_request_id())
     assert [held["id"] for held in sandbox.subscriptions()] == [claim.id]
 
 
 def test_a_hanging_callfire_ends_in_a_time_out(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """Within the time limit, and the words say what to do."""
-    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0, times=9)
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0, times=3)
     with pytest.raises(TimedOut, match=r"did not answer in time.*callfire:timeout"):
-        account_at(callfire.url, sandbox, timeout=3.0).find("1")
+        account_at(callfire.url, sandbox, timeout=1.0).find("1")
 
 
 def test_an_unavailable_callfire_ends_in_words(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
