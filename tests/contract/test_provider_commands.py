@@ -4,15 +4,17 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from provider.commands import main
+from provider.commands import AT_ONCE, main
 from sandbox import Sandbox
 from tests.pulumi_kit import ROOT, Done, Project, credentials
+from tests.trouble import Trouble, TroubledCallFire, When
 
 TOKEN = "fedcba9876543210"
 NOWHERE = {"PULUMI_BACKEND_URL": "file:///nonexistent"}
@@ -143,6 +145,31 @@ def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreig
     assert "Whether a stack holds them is not known" in done.output
     assert TOKEN not in done.output
     assert len(ids(sandbox)) == 1
+
+
+def test_sweep_stops_when_it_is_interrupted(project: Project, sandbox: Sandbox) -> None:
+    """What is under way ends, nothing else is begun, and the summary says so."""
+    hooks = [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(50)]
+    sandbox.plant({"subscriptions": hooks})
+    with TroubledCallFire(sandbox) as callfire:
+        held = [callfire.strike("DeleteSubscription", When.BEFORE, Trouble.HOLD) for _ in range(AT_ONCE)]
+        with subprocess.Popen(
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", "sweep", "--endpoint", "https://old.", "--yes"],
+            cwd=project.folder,
+            env=project.environ | NOWHERE | credentials(sandbox, callfire.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            held[-1].wait()
+            process.send_signal(signal.SIGINT)
+            for strike in held:
+                strike.release()
+            summary, _ = process.communicate()
+    assert process.returncode == 1
+    deleted = int(summary.partition(" ")[0])
+    assert summary == f"{deleted} deleted, 0 failed, 0 kept, {50 - deleted} not begun because of Ctrl-C.\n"
+    assert len(ids(sandbox)) == 50 - deleted > 0
 
 
 @pytest.mark.parametrize(
