@@ -409,8 +409,8 @@ def _report_latency(figures: Figures) -> str:
         "## CallFire takes 100 ms for each call\n",
         (
             f"Share of the four provider threads' time that {figures['count']} writes keep busy, median of "
-            f"{REPETITIONS}. A dynamic provider that only sleeps 100 ms shows what the engine leaves: it writes the whole "
-            "state before and after each step. Target: ≥ 0.9.\n"
+            f"{REPETITIONS}. A dynamic provider that only sleeps 100 ms shows what the engine leaves, which writes the "
+            "whole state before and after each step. Target: ≥ 0.9.\n"
         ),
         "| operation | this provider | only sleeps | of what the engine leaves |",
         "|---|---|---|---|",

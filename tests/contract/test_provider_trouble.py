@@ -212,6 +212,26 @@ def test_each_refusal_has_its_own_words(sandbox: Sandbox) -> None:
         Account(lambda: CallFire(wrong), 1.0).find("1")
 
 
+def test_another_answer_is_not_taken_for_an_empty_account(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """A refresh would give up everything, and an `up` make it all again."""
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without its list of subscriptions"):
+        account_at(callfire.url, sandbox).find("1")
+    callfire.strike("CreateSubscription", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without the id"):
+        account_at(callfire.url, sandbox).create(DECLARED, new_request_id())
+    callfire.strike("GetSubscription", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without subscription 7"):
+        account_at(callfire.url, sandbox).get("7")
+
+
+def test_a_certificate_authority_that_is_not_there_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of TLS, with the path."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+    with pytest.raises(TlsRefused, match=r"/nonexistent.*REQUESTS_CA_BUNDLE"):
+        account_at(sandbox.url.replace("http://", "https://"), sandbox, timeout=1.0).find("1")
+
+
 def test_no_connection_has_its_own_words(sandbox: Sandbox, free_port: int) -> None:
     """Refused, without TLS where TLS was asked, and a name that does not exist."""
     with pytest.raises(Unreachable, match=r"Connection refused.*callfire:url"):
