@@ -132,6 +132,17 @@ def test_after_one_vain_repetition_the_others_try_once(sandbox: Sandbox, callfir
     assert account.find("3") is None
 
 
+def test_threads_that_wait_for_one_listing_share_its_failure(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """One after the other, each would wait for its own time-out."""
+    account = account_at(callfire.url, sandbox, timeout=1.0)
+    for _ in range(9):
+        callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(account.find, str(number)) for number in range(1, 5)]
+        assert {type(found.exception()) for found in asked} == {TimedOut}
+    assert len(callfire._strikes) >= 9 - 2
+
+
 def test_an_identical_one_is_adopted_and_aligned(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """What an interrupted `up` left is taken over; what else differs is put right in one call."""
     made = account_at(callfire.url, sandbox).create({**DECLARED, "enabled": False}, new_request_id())
