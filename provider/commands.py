@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from provider import canonical, imports
 from provider.account import Account, account_of
-from provider.errors import NotFound, ProviderError
+from provider.errors import ProviderError
 from provider.redaction import describe_endpoint, endpoint_secrets, redact
 from provider.remote import RemoteSubscription
 from provider.stacks import Holder, Stacks, StacksUnknown
@@ -246,18 +246,17 @@ def _delete(account: Account, chosen: list[RemoteSubscription], outcome: _Outcom
     def delete(subscription: RemoteSubscription) -> tuple[str, str | None]:
         try:
             account.delete(subscription.id, None)
-        except NotFound:
-            return subscription.id, None
         except ProviderError as error:
             return subscription.id, redact(str(error), *endpoint_secrets(subscription.properties["endpoint"]))
         return subscription.id, None
 
+    under_way: list[Future[tuple[str, str | None]]] = []
     with (
         Progress(console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()) as progress,
         ThreadPoolExecutor(AT_ONCE) as threads,
     ):
-        under_way = [threads.submit(delete, subscription) for subscription in chosen]
         try:
+            under_way.extend(threads.submit(delete, subscription) for subscription in chosen)
             for future in progress.track(under_way, description="Deleting"):
                 future.exception()
         except KeyboardInterrupt:
