@@ -44,7 +44,7 @@ Server(uvicorn.Config(answer, port=0, log_level="error", lifespan="off", access_
 @contextlib.contextmanager
 def running(*command: str) -> Iterator[tuple[str, psutil.Process]]:
     """A program that says one line when it is ready, and its process."""
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - programs of this project
         assert process.stdout
         try:
             yield process.stdout.readline(), psutil.Process(process.pid)
