@@ -283,10 +283,11 @@ def ratio(built: Programs, connections: int) -> tuple[list[float], list[float], 
     return accepted, mailed, measured, yards
 
 
-def throughput(built: Programs, fsync: float) -> list[Row]:
-    """What depends on the number of connections."""
+def throughput(built: Programs, folder: Path) -> list[Row]:
+    """What depends on the number of connections; the disk is measured next to each, in `folder`."""
     rows = []
     for connections in (1, 8, 64, 256):
+        fsync = seconds_of_fsync(folder)
         accepted, mailed, measured, yards = ratio(built, connections)
         rate = statistics.median(one.accepted.rate for one in measured)
         yard = statistics.median(one.rate for one in yards)
@@ -398,7 +399,7 @@ def main() -> None:
         sys.exit("bench/forwarder.py: no C compiler (cc) for the load; Debian: gcc libc6-dev")
     with programs() as built, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         fsync = seconds_of_fsync(Path(folder))
-        rows = throughput(built, fsync)
+        rows = throughput(built, Path(folder))
         rows.append(slow_disk(built))
         rows.append(on_postgresql(built))
         rows += large(built)
