@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 
 from sandbox import Sandbox
 
+PATIENCE = 120.0
+"""Seconds that something may take to happen on a busy machine."""
+
 _OPERATION = re.compile(rb"<(?:\w+:)?(\w+(?:Subscriptions?))[ >/]")
 
 
@@ -55,7 +58,7 @@ class Strike:
     released: threading.Event = field(default_factory=threading.Event)
     answered: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, seconds: float = 30.0) -> None:
+    def wait(self, seconds: float = PATIENCE) -> None:
         """Wait until a request is held."""
         assert self.reached.wait(seconds), f"no {self.operation} came"
 
@@ -64,7 +67,7 @@ class Strike:
         self.drop = drop
         self.released.set()
 
-    def wait_for_answer(self, seconds: float = 30.0) -> None:
+    def wait_for_answer(self, seconds: float = PATIENCE) -> None:
         """Wait until the answer to the request that was let go on has been sent."""
         assert self.answered.wait(seconds), f"no answer to {self.operation} was sent"
 
@@ -174,7 +177,7 @@ class TroubledCallFire:
                 strike.released.wait(strike.seconds)
                 return False
             case Trouble.HOLD:
-                strike.released.wait(60)
+                strike.released.wait(PATIENCE)
                 if strike.drop:
                     _cut(handler)
                 return strike.drop
