@@ -95,6 +95,7 @@ class TroubledCallFire:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's delayed acknowledgement
 
             def do_POST(self) -> None:
                 outer._handle(self)
