@@ -300,7 +300,7 @@ def kills(folder: Path) -> Figures:
     rng = random.Random(5)
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
         peer = Crashes(Project(folder, cli(), {}), sandbox, callfire)
-        callfire.latency = 0.02  # an `up` of 40 would else be over too soon to be hit while it creates
+        callfire.latency = 0.15  # an `up` of 40 would else be over too soon to be hit while it creates
         started = time.monotonic()
         peer.project.up(COUNT=str(KILLED))
         longest = (time.monotonic() - started) * 1.1

@@ -217,7 +217,7 @@ class Running:
         """Send what Ctrl-C sends."""
         os.killpg(self._process.pid, signal.SIGINT)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for the CLI's own end and return its exit status."""
         return self._process.wait(seconds)
 
@@ -233,7 +233,7 @@ class Running:
         """The provider processes that the CLI started."""
         return [process for process in self._session() if "pulumi.dynamic" in _command_line(process)]
 
-    def wait_for_providers_end(self, seconds: float = 10.0) -> None:
+    def wait_for_providers_end(self, seconds: float = 60.0) -> None:
         """Wait until they have ended by themselves."""
         deadline = time.monotonic() + seconds
         while left := self.providers():

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 
 from sandbox import Sandbox
 
+PATIENCE = 120.0
+"""Seconds that something may take to happen on a busy machine."""
+
 _OPERATION = re.compile(rb"<(?:\w+:)?(\w+(?:Subscriptions?))[ >/]")
 
 
@@ -55,7 +58,7 @@ class Strike:
     released: threading.Event = field(default_factory=threading.Event)
     answered: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, seconds: float = 30.0) -> None:
+    def wait(self, seconds: float = PATIENCE) -> None:
         """Wait until a request is held."""
         assert self.reached.wait(seconds), f"no {self.operation} came"
 
@@ -64,7 +67,7 @@ class Strike:
         self.drop = drop
         self.released.set()
 
-    def wait_for_answer(self, seconds: float = 30.0) -> None:
+    def wait_for_answer(self, seconds: float = PATIENCE) -> None:
         """Wait until the answer to the request that was let go on has been sent."""
         assert self.answered.wait(seconds), f"no answer to {self.operation} was sent"
 
@@ -92,6 +95,7 @@ class TroubledCallFire:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's delayed acknowledgement
 
             def do_POST(self) -> None:
                 outer._handle(self)
@@ -174,7 +178,7 @@ class TroubledCallFire:
                 strike.released.wait(strike.seconds)
                 return False
             case Trouble.HOLD:
-                strike.released.wait(60)
+                strike.released.wait(PATIENCE)
                 if strike.drop:
                     _cut(handler)
                 return strike.drop

@@ -16,6 +16,7 @@ from sandbox import Sandbox
 from tests.pulumi_kit import ROOT, Done, Project, credentials
 from tests.trouble import Trouble, TroubledCallFire, When
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands of the CLI, on a busy machine
 TOKEN = "fedcba9876543210"
 NOWHERE = {"PULUMI_BACKEND_URL": "file:///nonexistent"}
 TEXTS, CALLS = "INBOUND_TEXT_FINISHED", "INBOUND_CALL_FINISHED"

@@ -13,6 +13,7 @@ from tests.crashes import Crashes, End, Moment, Result
 from tests.pulumi_kit import ROOT, Project
 from tests.trouble import Trouble, TroubledCallFire, When
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands of the CLI, on a busy machine
 EXACT = Result(orphans=0, missing=0)
 
 

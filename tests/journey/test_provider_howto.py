@@ -4,9 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from sandbox import Sandbox
 from tests.pulumi_kit import ROOT, Project
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands of the CLI, on a busy machine
 DOCS = [ROOT / "docs" / "subscription.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 ENDPOINT = "https://texts.example.com/postback/0123456789abcdef"
 

@@ -4,9 +4,12 @@ import json
 import re
 from collections.abc import Callable
 
+import pytest
+
 from sandbox import Sandbox
 from tests.pulumi_kit import Done, Project
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands of the CLI, on a busy machine
 NUMBER = "18186469991"
 FOREIGN = {"endpoint": "https://crm.example.com/hook/fedcba9876543210", "trigger_event": "INBOUND_TEXT_FINISHED"}
 
