@@ -24,7 +24,7 @@ down: setup ## remove all that `make up` made
 
 test: ## every test that needs no server of its own
 	@$(SETUP) --dev
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-server: ## the server hosting on throw-away Debian machines (root; some minutes)
 	@$(SETUP) --dev

@@ -1,5 +1,6 @@
-"""What tests of every kind use: the Pulumi CLI, a project for it, free ports."""
+"""What tests of every kind use: the Pulumi CLI, a project for it, what a program has around it, free ports."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def empty_project(tmp_path_factory: pytest.TempPathFactory, pulumi_cli: Path) ->
 def project(tmp_path: Path, pulumi_cli: Path, empty_project: Project, sandbox: Sandbox) -> Project:
     """A Pulumi project with an empty stack and the sandbox's credentials."""
     return Project(tmp_path, pulumi_cli, credentials(sandbox), like=empty_project)
+
+
+@pytest.fixture
+def program() -> Iterator[None]:
+    """The event loop that a Pulumi program has, in which its outputs live."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop)))
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ from tests.pulumi_kit import credentials
 TEXTS, CALLS = "INBOUND_TEXT_FINISHED", "INBOUND_CALL_FINISHED"
 
 
+pytestmark = pytest.mark.usefixtures("program")
+
+
 @pytest.fixture
 def account(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of three subscriptions on an account that the environment leads to."""

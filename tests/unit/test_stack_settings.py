@@ -1,6 +1,5 @@
 """A stack's settings: read once, every mistake at once, secrets never plain."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,9 @@ GOOD = {"mailFrom": "texts@example.com", "mailTo": ["office@example.com"], "smtp
 
 
 @pytest.fixture(autouse=True)
-def program() -> Iterator[None]:
-    """An event loop, as a program has one in which outputs live; no configuration is left behind."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
+def forget(program: None) -> Iterator[None]:
+    """Leave no configuration behind."""
     yield
-    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop)))
-    asyncio.set_event_loop(None)
-    loop.close()
     set_all_config({})
 
 
