@@ -1,0 +1,66 @@
+"""Releases of the forwarder, each in an environment of its own, of which the last three are kept."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from on_server.places import FailedError, Places, discard, run, say, write
+
+KEPT = 3
+
+
+def install(request: dict[str, Any], places: Places, sent: Path) -> None:
+    """Make the declared release be there, whole; one that was cut off is made anew.
+
+    Raises:
+        FailedError: the environment can't be made; nothing of it is left.
+    """
+    folder = places.releases / str(request["release"])
+    if (folder / ".complete").exists():
+        return
+    say(doing=f"installing release {request['release']}")
+    discard(folder)
+    places.releases.mkdir(parents=True, exist_ok=True)
+    places.wheels.mkdir(exist_ok=True)
+    try:
+        for wheel in sent.glob("*.whl"):
+            shutil.move(wheel, places.wheels / wheel.name)
+        fill(folder, request, places)
+        write(folder / ".complete", request["requirements"])
+    except (FailedError, OSError) as error:
+        discard(folder)
+        if isinstance(error, OSError):
+            raise FailedError(f"release {request['release']} can't be written: {error.strerror}") from None
+        raise
+
+
+def fill(folder: Path, request: dict[str, Any], places: Places) -> None:
+    """Install into `folder`, every file checked against its hash."""
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    [pip] = places.wheels.glob("pip-*.whl")
+    write(folder / "requirements.txt", request["requirements"])
+    words = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile", "--no-input"]
+    words += ["--disable-pip-version-check", "--no-warn-script-location", "--find-links", str(places.wheels)]
+    environment = {"PIP_ROOT_USER_ACTION": "ignore"}
+    if request["offline"]:
+        words.append("--no-index")
+        environment |= {"PIP_CONFIG_FILE": "/dev/null"}
+    python = str(folder / "bin" / "python")
+    run(python, f"{pip}/pip", "install", *words, "-r", str(folder / "requirements.txt"), seconds=300, environment=environment)
+    # the service can't write beside its code, so what Python would keep there is made now
+    run(python, "-m", "compileall", "-q", "-j", "0", str(folder / "lib"), seconds=120)
+
+
+def prune(places: Places, current: str) -> None:
+    """Keep the current release and the two before it, and the wheels that they are made of."""
+    done = [path for path in places.releases.iterdir() if (path / ".complete").exists()]
+    done.sort(key=lambda path: (path.name == current, (path / ".complete").stat().st_mtime), reverse=True)
+    for folder in places.releases.iterdir():
+        if folder not in done[:KEPT]:
+            discard(folder)
+    needed = "".join((folder / ".complete").read_text() for folder in done[:KEPT])
+    for wheel in places.wheels.glob("*.whl"):
+        distribution, version = wheel.name.split("-")[:2]
+        if f"{distribution}=={version}" not in needed.replace("-", "_") and distribution != "pip":
+            discard(wheel)

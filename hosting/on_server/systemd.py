@@ -1,0 +1,59 @@
+"""What is asked of systemd and its journal."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from on_server.places import FailedError, run
+
+STOP = 30.0  # seconds: TimeoutStopSec is 20
+
+
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """Return properties of a unit."""
+    printed = run("systemctl", "show", unit, "--property", ",".join(properties))
+    return dict(line.partition("=")[::2] for line in printed.splitlines() if "=" in line)
+
+
+def active(unit: str) -> bool:
+    """Tell whether a unit is up."""
+    return show(unit, "ActiveState").get("ActiveState") == "active"
+
+
+def reload() -> None:
+    """Make systemd read its files again."""
+    run("systemctl", "daemon-reload")
+
+
+def stop(*units: str) -> None:
+    """Stop units that may not be there."""
+    with contextlib.suppress(FailedError):
+        run("systemctl", "stop", *units, seconds=STOP + 15)
+
+
+def kill(unit: str) -> None:
+    """End a service at once: one that hangs in its start does not listen to SIGTERM."""
+    with contextlib.suppress(FailedError):
+        run("systemctl", "kill", "--signal", "KILL", f"{unit}.service")
+    stop(f"{unit}.service")
+    with contextlib.suppress(FailedError):
+        run("systemctl", "reset-failed", f"{unit}.service")
+
+
+def drop_ins(unit_file: Path) -> dict[str, str]:
+    """Return the text of every drop-in of a unit, by path: what `systemctl edit` writes."""
+    folders = [root / f"{unit_file.name}.d" for root in (unit_file.parent, Path("/run/systemd/system"))]
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.conf"))]
+    return {str(file): file.read_text(errors="replace") for file in files}
+
+
+def last_words(unit: str, since: float, lines: int = 8) -> str:
+    """Return the last lines that a service wrote after `since` (seconds since 1970), indented."""
+    deadline = time.monotonic() + 1.0
+    said = ""
+    while not said and time.monotonic() < deadline:  # the journal is written a moment later
+        words = ["--output=cat", "--no-pager", f"--lines={lines}", f"--since=@{int(since)}"]
+        with contextlib.suppress(FailedError):
+            said = run("journalctl", f"_SYSTEMD_UNIT={unit}.service", *words).strip()
+        time.sleep(0.05)
+    return "\n".join(f"    {line}" for line in (said or "it said nothing").splitlines())
