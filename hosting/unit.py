@@ -12,6 +12,17 @@ PREFIX = "callfire-mail-"
 RELEASES = PurePosixPath("/opt/callfire-mail")
 SETTINGS = PurePosixPath("/etc/callfire-mail")
 
+# A start may have to migrate a large outbox; a stop drains. A preflight has neither, and is not to be kept up.
+PATIENCE = """\
+Restart=always
+RestartSec=1
+TimeoutStartSec=60
+TimeoutStopSec=20"""
+PREFLIGHT_PATIENCE = """\
+Restart=no
+TimeoutStartSec=15
+TimeoutStopSec=1"""
+
 HARDENING = """\
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -110,10 +121,7 @@ DynamicUser=yes
 StateDirectory={service.unit}
 StateDirectoryMode=0700
 WorkingDirectory=%S/{service.unit}
-Restart={"no" if service.suffix else "always"}
-RestartSec=1
-TimeoutStartSec=60
-TimeoutStopSec=20
+{PREFLIGHT_PATIENCE if service.suffix else PATIENCE}
 KillMode=mixed
 MemoryMax=512M
 TasksMax=128

@@ -20,6 +20,7 @@ from on_server.places import PREFLIGHT, FailedError, Places, discard, read, run,
 BACKUPS_KEPT = 3
 START = 75.0  # seconds: TimeoutStartSec is 60
 ANY_PORT = "FORWARDER_ADMIN_PORT=0"  # in the unit of a preflight
+TRIAL = 5.0  # seconds from ready to healthy, with an empty outbox
 TRANSIENT = Path("/run/systemd/system")
 
 
@@ -92,9 +93,9 @@ def preflight(request: dict[str, Any], places: Places) -> None:
         write(TRANSIENT / f"{unit}.socket", trial["socket"])
         systemd.reload()
         run("systemctl", "start", f"{unit}.socket")
-        run("systemctl", "start", f"{unit}.service", seconds=START)
+        systemd.start(unit, seconds=START)
         own = Gate(unit, trial["listen"], admin_port, request["token"], bool(request["certificate"]))
-        own.wait()
+        own.wait(TRIAL)
     except FailedError as error:
         words = systemd.last_words(unit, started)
         raise FailedError(
@@ -213,7 +214,7 @@ def bring_up(places: Places, *, restart_socket: bool) -> None:
         systemd.stop(service)
         run("systemctl", "start", door)
     say(doing="restarting, while the kernel holds what arrives" if systemd.active(service) else "starting")
-    run("systemctl", "restart", service, seconds=START)
+    systemd.start(places.unit, again=True, seconds=START)
 
 
 def roll_back(request: dict[str, Any], places: Places) -> str:

@@ -40,13 +40,13 @@ class Gate:
     token: str
     tls: bool
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = HEALTHY_WITHIN) -> None:
         """Return when it is healthy.
 
         Raises:
-            FailedError: it isn't within `HEALTHY_WITHIN`, or ended; the message says which question failed.
+            FailedError: it isn't within this time, or ended; the message says which question failed.
         """
-        deadline = time.monotonic() + HEALTHY_WITHIN
+        deadline = time.monotonic() + seconds
         while True:
             trouble = self.trouble()
             if not trouble:

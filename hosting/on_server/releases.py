@@ -1,5 +1,7 @@
 """Releases of the forwarder, each in an environment of its own, of which the last three are kept."""
 
+import contextlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 from on_server.places import FailedError, Places, discard, run, say, write
 
 KEPT = 3
+TABLES = r"/phonenumbers/\w*data/"
 
 
 def install(request: dict[str, Any], places: Places, sent: Path) -> None:
@@ -36,26 +39,57 @@ def install(request: dict[str, Any], places: Places, sent: Path) -> None:
 
 
 def fill(folder: Path, request: dict[str, Any], places: Places) -> None:
-    """Install into `folder`, every file checked against its hash."""
+    """Install into `folder`, every file checked against its hash.
+
+    Libraries that another release has just so are not unpacked again but linked: most upgrades change none.
+    """
     run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     [pip] = places.wheels.glob("pip-*.whl")
-    write(folder / "requirements.txt", request["requirements"])
+    wanted = str(request["requirements"])
+    libraries, own = split(wanted)
+    twin = next((other for other in whole(places) if split((other / ".complete").read_text())[0] == libraries), None)
+    if twin:
+        shutil.copytree(twin / "lib", folder / "lib", symlinks=True, dirs_exist_ok=True, copy_function=link)
+    write(folder / "requirements.txt", own if twin else wanted)
     words = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile", "--no-input"]
     words += ["--disable-pip-version-check", "--no-warn-script-location", "--find-links", str(places.wheels)]
     environment = {"PIP_ROOT_USER_ACTION": "ignore"}
-    if request["offline"]:
+    if request["offline"] or twin:
         words.append("--no-index")
         environment |= {"PIP_CONFIG_FILE": "/dev/null"}
     python = str(folder / "bin" / "python")
-    run(python, f"{pip}/pip", "install", *words, "-r", str(folder / "requirements.txt"), seconds=300, environment=environment)
-    # the service can't write beside its code, so what Python would keep there is made now
-    run(python, "-m", "compileall", "-q", "-j", "0", str(folder / "lib"), seconds=120)
+    command = [python, f"{pip}/pip", "install", *words, "-r", str(folder / "requirements.txt")]
+    run(*command, seconds=300, environment=environment)
+    # The service can't write beside its code, so what Python would keep there is made now; but not for the tables of
+    # every country's numbers, of which it reads a few and which are most of the work.
+    run(python, "-m", "compileall", "-q", "-j", "0", "-x", TABLES, str(folder / "lib"), seconds=120)
+
+
+def split(requirements: str) -> tuple[str, str]:
+    """Return the pins of the libraries, and the one of the forwarder itself, which stands last."""
+    *libraries, own = requirements.strip().splitlines()
+    return "\n".join(libraries), own
+
+
+def link(source: str, target: str) -> str:
+    """Let `target` be the same file, if it is not there yet."""
+    with contextlib.suppress(FileExistsError):
+        os.link(source, target)
+    return target
+
+
+def whole(places: Places) -> list[Path]:
+    """Return the releases that are installed, whole."""
+    return [folder for folder in places.releases.iterdir() if (folder / ".complete").exists()]
 
 
 def prune(places: Places, current: str) -> None:
     """Keep the current release and the two before it, and the wheels that they are made of."""
-    done = [path for path in places.releases.iterdir() if (path / ".complete").exists()]
-    done.sort(key=lambda path: (path.name == current, (path / ".complete").stat().st_mtime), reverse=True)
+    done = sorted(
+        whole(places),
+        key=lambda path: (path.name == current, (path / ".complete").stat().st_mtime),
+        reverse=True,
+    )
     for folder in places.releases.iterdir():
         if folder not in done[:KEPT]:
             discard(folder)

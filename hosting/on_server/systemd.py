@@ -25,6 +25,25 @@ def reload() -> None:
     run("systemctl", "daemon-reload")
 
 
+def start(unit: str, *, again: bool = False, seconds: float) -> None:
+    """Start a service (`again` if it runs) and return when it says that it is ready.
+
+    Raises:
+        FailedError: it does not; the message says how it ended.
+    """
+    try:
+        run("systemctl", "restart" if again else "start", f"{unit}.service", seconds=seconds)
+    except FailedError as error:
+        ended = show(f"{unit}.service", "Result", "ExecMainStatus")
+        how = {
+            "timeout": "it was not ready in time",
+            "exit-code": f"it ended with status {ended.get('ExecMainStatus')}",
+            "signal": f"it was ended by signal {ended.get('ExecMainStatus')}",
+            "oom-kill": "it used up the server's memory",
+        }
+        raise FailedError(how.get(ended.get("Result", ""), str(error))) from None
+
+
 def stop(*units: str) -> None:
     """Stop units that may not be there."""
     with contextlib.suppress(FailedError):
