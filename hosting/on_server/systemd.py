@@ -67,12 +67,13 @@ def drop_ins(unit_file: Path) -> dict[str, str]:
 
 
 def last_words(unit: str, since: float, lines: int = 8) -> str:
-    """Return the last lines that a service wrote after `since` (seconds since 1970), indented."""
+    """Return the last lines that a service's latest process wrote after `since` (seconds since 1970), indented."""
+    latest = show(f"{unit}.service", "InvocationID").get("InvocationID", "")
     deadline = time.monotonic() + 1.0
     said = ""
     while not said and time.monotonic() < deadline:  # the journal is written a moment later
         words = ["--output=cat", "--no-pager", f"--lines={lines}", f"--since=@{int(since)}"]
         with contextlib.suppress(FailedError):
-            said = run("journalctl", f"_SYSTEMD_UNIT={unit}.service", *words).strip()
+            said = run("journalctl", f"_SYSTEMD_INVOCATION_ID={latest}", f"_SYSTEMD_UNIT={unit}.service", *words).strip()
         time.sleep(0.05)
     return "\n".join(f"    {line}" for line in (said or "it said nothing").splitlines())
