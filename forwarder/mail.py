@@ -55,9 +55,9 @@ def default_subject(text: InboundText) -> str:
     return f"{text.to_number} received a new SMS from {text.from_number}"
 
 
-def default_body(text: InboundText) -> str:
-    """The tutorial's body, to the letter."""
-    return f"From: {text.from_number}\n  To: {text.to_number}\nTime: {text.created}\nText: {text.message}\n"
+def default_body(text: InboundText, time: str | None = None) -> str:
+    """The tutorial's body, to the letter; `time` is shown instead of what CallFire sent."""
+    return f"From: {text.from_number}\n  To: {text.to_number}\nTime: {time or text.created}\nText: {text.message}\n"
 
 
 def compose_email(  # noqa: PLR0913 - a mail has this many parts

@@ -1,11 +1,13 @@
 """Phone numbers: one spelling for comparing, one for people, one for logs."""
 
+import re
 from functools import lru_cache
 from typing import Final
 
 import phonenumbers
 
 _CACHED: Final = 10_000
+_SHORT_CODE: Final = re.compile("[0-9]{3,6}")
 
 
 def to_e164(number: str, region: str = "US") -> str:
@@ -18,6 +20,11 @@ def to_display(number: str, region: str = "US") -> str:
     """`number` as people read it: `+1 818-555-1212`."""
     found = _parse(number, region)
     return phonenumbers.format_number(found, phonenumbers.PhoneNumberFormat.INTERNATIONAL) if found else number
+
+
+def is_number(number: str, region: str = "US") -> bool:
+    """Whether `number` can be a phone number, or a short code."""
+    return _SHORT_CODE.fullmatch(number) is not None or _parse(number, region) is not None
 
 
 def mask(number: str) -> str:

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,8 @@ class Delivery:
     recipient: str
     attempts: int
     received_at: float
+    queued_at: float
+    """When it was received or, if later, replayed: how long it has been tried counts from here."""
     redact: bool = False
 
 
@@ -139,7 +141,8 @@ def connect(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -192,6 +195,15 @@ class Outbox:
                 yield connection
         except SQLAlchemyError as error:
             raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One transaction that only reads and is in nobody's way; raises Unavailable as `transaction` does."""
+        try:
+            with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
+                yield connection
+        except SQLAlchemyError as error:
+            raise Unavailable(f"the database cannot be read: {_short(error)}") from error
 
     def check_writable(self) -> None:
         """Raise Unavailable unless a transaction could write right now."""
@@ -249,7 +261,7 @@ class Outbox:
                 self._write_down(connection, work.results, outcome.counts)
             if work.look or outcome.behind:
                 self._claim(connection, work.room - len(outcome.claimed), outcome)
-            self._count(connection, outcome.counts)
+            self.count(connection, outcome.counts)
         return outcome
 
     def _accept(self, connection: sa.Connection, work: Turn, outcome: Outcome) -> None:
@@ -262,7 +274,7 @@ class Outbox:
         outcome.counts["duplicate"] += sum(len(posting.texts) for posting in work.postings) - len(new)
         outcome.counts["ignored"] += sum(posting.ignored for posting in work.postings)
         fresh = [
-            Delivery(routed.text, routed.route, recipient, 0, received_at, routed.redact)
+            Delivery(routed.text, routed.route, recipient, 0, received_at, received_at, routed.redact)
             for text_id, (routed, received_at) in arrived.items()
             if text_id in new
             for recipient in routed.recipients
@@ -320,6 +332,7 @@ class Outbox:
             "next_at": _due_first(delivery),
             "owner": self.worker if mine else None,
             "answer": None,
+            "queued_at": delivery.queued_at,
         }
 
     def _write_down(self, connection: sa.Connection, results: Sequence[Result], counts: Counter[str]) -> None:
@@ -358,7 +371,7 @@ class Outbox:
     def _claim(self, connection: sa.Connection, room: int, outcome: Outcome) -> None:
         """Take up to `room` deliveries that are due, the oldest first, passing over what others are just taking."""
         due = (
-            sa.select(deliveries.c.recipient, deliveries.c.attempts, texts)
+            sa.select(deliveries.c.recipient, deliveries.c.attempts, deliveries.c.queued_at, texts)
             .join(texts, texts.c.id == deliveries.c.text_id)
             .where(_is(State.QUEUED), deliveries.c.next_at <= self.clock())
             .order_by(deliveries.c.next_at)
@@ -381,7 +394,24 @@ class Outbox:
         if not outcome.behind:
             outcome.next_due = connection.scalar(sa.select(sa.func.min(deliveries.c.next_at)).where(_is(State.QUEUED)))
 
-    def _count(self, connection: sa.Connection, counts: Counter[str]) -> None:
+    def insert_missing(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, object]) -> None:
+        """Insert `row`, unless there is one of its key."""
+        connection.execute(self._insert(table).on_conflict_do_nothing(), row)
+
+    def insert_or_raise(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], column: str
+    ) -> None:
+        """Insert `rows`; where there is one of the same key, its `column` becomes the larger of the two."""
+        statement = self._insert(table)
+        keys = list(table.primary_key.columns)
+        larger = statement.excluded[column]
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=keys, set_={column: larger}, where=table.c[column] < larger),
+            rows,
+        )
+
+    def count(self, connection: sa.Connection, counts: Mapping[str, int]) -> None:
+        """Add to what happened in this minute: received, sent, dead and so on."""
         minute = int(self.clock() // 60)
         rows = [
             {"minute": minute, "worker": self.worker, "kind": kind, "count": count}
@@ -433,6 +463,7 @@ def _delivery(row: Any) -> Delivery:
         row.recipient,
         row.attempts,
         row.received_at,
+        row.queued_at,
         row.redact,
     )
 

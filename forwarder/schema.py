@@ -64,6 +64,7 @@ deliveries: Final = Table(
     Column("next_at", Float, nullable=False),  # queued: when it is due; sent, dead: when that happened
     Column("owner", String(32)),  # sending: the worker that has it
     Column("answer", Text),  # what the mail server, or we, said last
+    Column("queued_at", Float, nullable=False),  # when it came, or was replayed: the days until it is dead count anew
     Index(
         "delivery_open",
         "state",
@@ -104,4 +105,19 @@ secrets: Final = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", LargeBinary, nullable=False),
+)
+
+token_use: Final = Table(
+    "token_use",
+    metadata,
+    Column("token", String(64), primary_key=True),  # a keyed hash
+    Column("used_at", Float, nullable=False),
+)
+
+alert: Final = Table(
+    "alert",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("sent_at", Float, nullable=False),  # the next one waits from here; who moves it sends the mail
+    Column("told_until", Float, nullable=False),  # what happened up to here has been told
 )

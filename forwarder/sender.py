@@ -279,7 +279,7 @@ class Sender:
         next_at = now
         if reply.accepted:
             state, self.last_contact = State.SENT, now
-        elif reply.permanent or now >= delivery.received_at + self._backoff.give_up_after:
+        elif reply.permanent or now >= delivery.queued_at + self._backoff.give_up_after:
             state = State.DEAD
         else:
             state, next_at = State.QUEUED, now + self._backoff.delay(attempts)

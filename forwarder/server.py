@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from asyncio import TimerHandle, Transport
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -45,6 +47,30 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         reason = (error.strerror or "no reason given").lower()
         raise StartError(f"cannot listen on {host}:{port}: {reason}; free the port or set {setting}") from error
     return listener
+
+
+def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS for a listener, version 1.2 or newer; raises ValueError saying which of the two PEM files is not usable."""
+    for file in (certificate, key):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        raise ValueError(
+            f"{certificate} and {key} are not a PEM certificate and its private key ({reason}); "
+            "the certificate comes first in its file, its chain behind it"
+        ) from error
+    return context
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the private key has a passphrase; nobody could type it when the forwarder starts")
 
 
 def inherited_sockets() -> list[socket.socket]:
@@ -115,7 +141,7 @@ class GuardedProtocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn on sockets of ours, without its signal handlers, with a shutdown that drops nobody."""
 
-    def __init__(self, app: Any, *sockets: socket.socket) -> None:
+    def __init__(self, app: Any, *sockets: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app,
             http=GuardedProtocol,
@@ -128,15 +154,20 @@ class Server(uvicorn.Server):
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
             limit_concurrency=MAX_CONNECTIONS,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         super().__init__(config)
         self.sockets = list(sockets)
 
     @property
-    def address(self) -> str:
-        """Where it listens, as host:port."""
-        host, port = self.sockets[0].getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def url(self) -> str:
+        """Where it listens, without a path."""
+        scheme = "https" if self.config.is_ssl else "http"
+        name = self.sockets[0].getsockname()
+        if isinstance(name, str):
+            return f"{scheme}+unix:{name}"
+        host, port = name[:2]
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

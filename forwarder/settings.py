@@ -8,46 +8,53 @@ together, each by name; a secret is never repeated.
 import difflib
 import os
 import re
+import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+import sqlalchemy as sa
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    InstanceOf,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from forwarder.addresses import MailAddress, split_commas
+from forwarder.contacts import Contacts, read_contacts
 from forwarder.errors import SettingsError
-from forwarder.smtp import Security
+from forwarder.routes import RouteFile, Routes, read_routes
+from forwarder.server import server_tls
+from forwarder.smtp import MailServer, Security
 
 PREFIX: Final = "FORWARDER_"
 CONFIG: Final = f"{PREFIX}CONFIG"
 MIN_TOKEN: Final = 16
+MIN_METADATA_DAYS: Final = 7
+"""A text that is forgotten could be delivered again, so its id is kept longer than anybody posts it again."""
 
-_ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 DEFAULT_SMTP_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 
 
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
 
-
-def mail_address(value: str) -> str:
-    """`value` if it is one plain mail address; raises ValueError if it is not."""
-    if not _ADDRESS.fullmatch(value) or ".." in value:
-        raise ValueError(f"{value!r} is not a mail address such as texts@example.com")
-    return value
+    TEXT = "text"
+    """For people: time, level, event and its fields."""
+    JSON = "json"
+    """For machines: one object a line."""
 
 
 def _http_url(value: SecretStr) -> SecretStr:
@@ -58,84 +65,75 @@ def _http_url(value: SecretStr) -> SecretStr:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres", "sqlite"}:
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in {"postgresql", "postgres", "sqlite"}:
         raise ValueError("does not start with postgresql:// (or sqlite:///)")
+    try:
+        sa.make_url(value.get_secret_value())
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError(
+            "is not a URL such as postgresql://user:password@host:5432/name; write characters like @ or / "
+            "in a password as %40 or %2F"
+        ) from None
     return value
 
 
-MailAddress = Annotated[str, AfterValidator(mail_address)]
+def _file(read: Callable[[Path], Any]) -> BeforeValidator:
+    """A setting that names a file is what the file says."""
+    return BeforeValidator(lambda value: read(Path(value)) if isinstance(value, str) else value)
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Addresses = Annotated[tuple[MailAddress, ...], NoDecode, BeforeValidator(_split)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+Addresses = Annotated[tuple[MailAddress, ...], NoDecode, BeforeValidator(split_commas)]
 
 
-class Settings(BaseSettings):
-    """Everything a forwarder can be told. The table in docs/forwarder.md is this class, checked by a test."""
+class Place(BaseSettings):
+    """Where a forwarder keeps its outbox and can be asked: all that those need to be told who look after it."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        validate_default=True,
+        arbitrary_types_allowed=True,
     )
 
-    host: str = Field("127.0.0.1", description="Address of the public port.")
-    port: Port = Field(8710, description="The public port: postbacks and `/healthz`, nothing else. 0 takes a free one.")
     admin_port: Port = Field(8711, description="The private port on loopback: status page, `/readyz`, `/metrics`.")
-    tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
-        min_length=1, description="Tokens that may post, comma-separated; the first is the current one."
-    )
     state_dir: Path = Field(
         default_factory=lambda: Path(os.environ.get("STATE_DIRECTORY", "state")),
         description="Folder of the outbox; default `$STATE_DIRECTORY` (systemd) or `state`.",
     )
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         None, description="`postgresql://…` for several forwarders; default is SQLite in the state folder."
     )
-    smtp_host: str = Field(min_length=1, description="The mail server.")
-    smtp_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        None, description="Its port; default 587 for `starttls`, 465 for `tls`, 25 for `none`."
+
+    keep_text_days: Days = Field(30, description="Days after which a delivered text's message is forgotten.")
+    keep_metadata_days: Annotated[int, Field(ge=MIN_METADATA_DAYS, le=36_500)] = Field(
+        365, description="Days after which all else about a delivered text is forgotten, its numbers too; at least 7."
     )
-    smtp_security: Security = Field(Security.STARTTLS, description="`starttls`, `tls` or `none`.")
-    smtp_username: str | None = Field(None, description="User to log in as, together with the password.")
-    smtp_password: SecretStr | None = Field(None, description="Its password; never sent over plain text.")
-    mail_from: MailAddress = Field(description="Sender of every mail; its domain is used in Message-IDs.")
-    mail_to: Addresses = Field((), description="Who gets the mails, comma-separated, where no route says otherwise.")
-    routes: Path | None = Field(None, description="TOML file of routes (docs/routes.md).")
 
-    @field_validator("tokens")
+    @field_validator("keep_metadata_days")
     @classmethod
-    def _tokens_are_strong(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for number, token in enumerate(tokens, start=1):
-            value = token.get_secret_value()
-            if len(value) < MIN_TOKEN or not _TOKEN.fullmatch(value):
-                raise ValueError(
-                    f"token {number} is not at least {MIN_TOKEN} characters of A-Z a-z 0-9 _ - "
-                    "(make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))')"
-                )
-        return tokens
-
-    _check_database_url = field_validator("database_url")(lambda url: url and _database_url(url))
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        problems = []
-        if (self.smtp_username is None) != (self.smtp_password is None):
-            problems.append(f"{PREFIX}SMTP_USERNAME and {PREFIX}SMTP_PASSWORD: set both or neither")
-        if self.smtp_password is not None and self.smtp_security is Security.NONE:
-            problems.append(f"{PREFIX}SMTP_SECURITY: none would send the password over plain text; use starttls or tls")
-        if not self.mail_to and self.routes is None:
-            problems.append(f"{PREFIX}MAIL_TO: nobody would get the mails; name at least one address")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    def _metadata_outlives_text(cls, days: int, info: ValidationInfo) -> int:
+        if days < info.data.get("keep_text_days", 0):
+            raise ValueError(f"{days} is less than {PREFIX}KEEP_TEXT_DAYS; a message cannot outlive its text")
+        return days
 
     @property
-    def mail_server_port(self) -> int:
-        """The mail server's port, given or by the kind of security."""
-        return self.smtp_port or DEFAULT_SMTP_PORTS[self.smtp_security]
+    def outbox_url(self) -> str:
+        """Where the outbox is; holds a password."""
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.sqlite_file}"
 
     @property
-    def mail_domain(self) -> str:
-        """What stands behind the @ in Message-IDs."""
-        return self.mail_from.rpartition("@")[2]
+    def sqlite_file(self) -> Path | None:
+        """The file of the outbox, unless it is in PostgreSQL."""
+        if not self.database_url:
+            return self.state_dir.resolve() / "outbox.db"
+        url = sa.make_url(self.database_url.get_secret_value())
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
     @classmethod
     def settings_customise_sources(
@@ -151,14 +149,129 @@ class Settings(BaseSettings):
         return env_settings, file_secret_settings, init_settings
 
 
+class Settings(Place):
+    """Everything a forwarder can be told. The table in docs/forwarder.md is this class, checked by a test."""
+
+    host: str = Field("127.0.0.1", description="Address of the public port.")
+    port: Port = Field(8710, description="The public port: postbacks and `/healthz`, nothing else. 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of a certificate and its chain: the public port then speaks TLS itself."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key, without a passphrase.")
+    tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_commas)] = Field(
+        min_length=1, description="Tokens that may post, comma-separated; the first is the current one."
+    )
+    smtp_host: str = Field(min_length=1, description="The mail server.")
+    smtp_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Its port; default 587 for `starttls`, 465 for `tls`, 25 for `none`."
+    )
+    smtp_security: Security = Field(Security.STARTTLS, description="`starttls`, `tls` or `none`.")
+    smtp_username: str | None = Field(None, description="User to log in as, together with the password.")
+    smtp_password: SecretStr | None = Field(None, description="Its password; never sent over plain text.")
+    mail_from: MailAddress = Field(description="Sender of every mail; its domain is used in Message-IDs.")
+    routes: Annotated[InstanceOf[RouteFile], NoDecode, _file(read_routes)] = Field(
+        RouteFile(), description="TOML file of [routes](routes.md): who gets which texts, and how the mails look."
+    )
+    mail_to: Addresses = Field((), description="Who gets the mails, comma-separated, where no route says otherwise.")
+    contacts: Annotated[InstanceOf[Contacts], NoDecode, _file(read_contacts)] = Field(
+        Contacts(), description="CSV file of numbers and names: `+18185551212,Ada Lovelace`."
+    )
+    operator: Addresses = Field(
+        (), description="Who is told, comma-separated, when something is dead or in quarantine; at most once an hour."
+    )
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_http_url)] | None = Field(
+        None, description="URL that is fetched every minute as long as deliveries flow; who watches it raises an alarm."
+    )
+    log_format: LogFormat = Field(LogFormat.TEXT, description="`text` for people or `json` for machines.")
+
+    @field_validator("tls_key")
+    @classmethod
+    def _tls_is_usable(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate")
+        if "tls_certificate" in info.data and (certificate is None) != (key is None):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY belong together: set both or neither")
+        if certificate and key:
+            server_tls(certificate, key)
+        return key
+
+    @field_validator("tokens")
+    @classmethod
+    def _tokens_are_strong(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, token in enumerate(tokens, start=1):
+            value = token.get_secret_value()
+            if len(value) < MIN_TOKEN or not _TOKEN.fullmatch(value):
+                raise ValueError(
+                    f"token {number} is not at least {MIN_TOKEN} characters of A-Z a-z 0-9 _ - "
+                    "(make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+                )
+        return tokens
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _password_is_safe(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        username = info.data.get("smtp_username")
+        if "smtp_username" in info.data and (username is None) != (password is None):
+            raise ValueError(f"{PREFIX}SMTP_USERNAME and {PREFIX}SMTP_PASSWORD belong together: set both or neither")
+        if password is not None and info.data.get("smtp_security") is Security.NONE:
+            raise ValueError(f"{PREFIX}SMTP_SECURITY=none would send it over plain text; use starttls or tls")
+        return password
+
+    @field_validator("mail_to")
+    @classmethod
+    def _somebody_gets_the_mails(cls, mail_to: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        routes: RouteFile | None = info.data.get("routes")
+        wanting = routes.wanting() if routes and not mail_to else []
+        if wanting:
+            where = f" or write `to` into {routes.path}" if routes and routes.path else ""
+            raise ValueError(f"nobody would get {' and '.join(wanting)}; name at least one address here{where}")
+        return mail_to
+
+    @property
+    def mail_server(self) -> MailServer:
+        """Where mails are handed over."""
+        password = self.smtp_password.get_secret_value() if self.smtp_password else None
+        port = self.smtp_port or DEFAULT_SMTP_PORTS[self.smtp_security]
+        return MailServer(self.smtp_host, port, self.smtp_security, self.smtp_username, password)
+
+    @property
+    def mail_tls(self) -> ssl.SSLContext | None:
+        """How the mail server's certificate is verified, unless there is no TLS at all."""
+        return None if self.smtp_security is Security.NONE else ssl.create_default_context()
+
+    @property
+    def public_tls(self) -> ssl.SSLContext | None:
+        """What the public port shows of itself, if it speaks TLS."""
+        return server_tls(self.tls_certificate, self.tls_key) if self.tls_certificate and self.tls_key else None
+
+    @property
+    def all_routes(self) -> Routes:
+        """The routes, the default last."""
+        return self.routes.routes(self.mail_to)
+
+
+_Kind = TypeVar("_Kind", bound=Place)
+
+
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process; raises SettingsError with every problem, one per line."""
+    return _load(Settings, environ)
+
+
+def load_place(environ: Mapping[str, str] = os.environ) -> Place:
+    """The settings that looking after an outbox needs; raises SettingsError with their problems, one per line."""
+    return _load(Place, environ)
+
+
+def _load(kind: type[_Kind], environ: Mapping[str, str]) -> _Kind:
     from_file, problems = _read_config(environ.get(CONFIG))
     problems += _unknown_names(environ)
     directory = environ.get("CREDENTIALS_DIRECTORY")
     settings = None
     try:
-        settings = Settings(_secrets_dir=directory if directory and Path(directory).is_dir() else None, **from_file)
+        settings = kind(
+            _secrets_dir=directory if directory and Path(directory).is_dir() else None,
+            **{name: value for name, value in from_file.items() if name in kind.model_fields},
+        )
     except ValidationError as error:
         problems += [line for finding in error.errors() for line in _explain(finding)]
     if problems or settings is None:
@@ -172,7 +285,7 @@ def _read_config(path: str | None) -> tuple[dict[str, Any], list[str]]:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        return {}, [f"{CONFIG}: {path} cannot be read: {error.strerror}"]
+        return {}, [f"{CONFIG}: {path} cannot be read: {(error.strerror or str(error)).lower()}"]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return {}, [f"{CONFIG}: {path} is not TOML: {error}"]
     known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
@@ -191,13 +304,14 @@ def _unknown(name: str, known: list[str], where: str) -> str:
 
 
 def _explain(finding: Any) -> list[str]:
+    """What is wrong with a setting, and what would be right; never the value, which may be a secret."""
+    name = str(finding["loc"][0])
     message: str = finding["msg"].removeprefix("Value error, ")
-    if not finding["loc"]:
-        return message.splitlines()
-    field = str(finding["loc"][0])
     if finding["type"] == "missing":
-        message = f"is required: {_description(field)}"
-    return [f"{PREFIX}{field.upper()}: {message[:1].lower()}{message[1:]}"]
+        message = f"is required: {_description(name)}"
+    elif finding["type"] != "value_error":
+        message = f"{message[:1].lower()}{message[1:]}"
+    return [f"{PREFIX}{name.upper()}: {line}" for line in message.splitlines()]
 
 
 def _description(field: str) -> str:

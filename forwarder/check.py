@@ -1,0 +1,106 @@
+"""Whether a forwarder could run with these settings, here and now: everything is looked at, everything is told."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from forwarder.errors import ForwarderError, SettingsError, StartError
+from forwarder.handover import log_in
+from forwarder.outbox import Outbox, connect
+from forwarder.settings import Place, Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    problems: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong with it."""
+        return not self.problems
+
+
+async def check_everything(
+    place: Callable[[], Place], settings: Callable[[], Settings] = load_settings
+) -> list[Finding]:
+    """All findings: settings with routes, templates and contacts; the database; the mail server."""
+    told, found = None, []
+    try:
+        told = settings()
+        found.append(Finding("settings", detail=_summary(told)))
+    except SettingsError as error:
+        found.append(Finding("settings", tuple(str(error).splitlines())))
+    try:
+        found.append(_look("database", lambda: check_database(told or place())))
+    except SettingsError:
+        found.append(Finding("database", ("not looked at: its own settings are wrong",)))
+    if told is None:
+        found.append(Finding("mail server", ("not looked at: the settings are wrong",)))
+    else:
+        found.append(await _try("mail server", lambda: _log_in(told)))
+    return found
+
+
+def _summary(settings: Settings) -> str:
+    routes, contacts = len(settings.routes.entries), len(settings.contacts.names)
+    return f"{routes} route{'s' * (routes != 1)} and the default, {contacts} contact{'s' * (contacts != 1)}"
+
+
+async def _log_in(settings: Settings) -> str:
+    server = settings.mail_server
+    await log_in(server, settings.mail_tls, seconds=10.0)
+    how = f"logged in as {server.username}" if server.username else "it takes mail without a log-in"
+    return f"{server.host}:{server.port}, {server.security}, {how}"
+
+
+def check_database(place: Place) -> str:
+    """Where the outbox is, if it could be written; raises ForwarderError. Nothing is made."""
+    file = place.sqlite_file
+    if file is not None and not file.exists():
+        _could_be_made(file.parent)
+        return f"{file} will be made at the first start"
+    outbox = Outbox(connect(place.outbox_url))
+    with outbox.reading() as connection:
+        tables = sa.inspect(connection).get_table_names()
+    if not tables:
+        return "empty; its tables will be made at the first start"
+    outbox.check_writable()
+    return str(file) if file else "PostgreSQL"
+
+
+def _could_be_made(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise StartError(
+            f"the state folder {folder} cannot be written; "
+            "create it for this user or set FORWARDER_STATE_DIR to another"
+        )
+
+
+def _look(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, detail=look())
+    except SettingsError:
+        raise
+    except ForwarderError as error:
+        return Finding(what, (str(error),))
+
+
+async def _try(what: str, attempt: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(what, detail=await attempt())
+    except ForwarderError as error:
+        return Finding(what, (str(error),))
+
+
+def problems(findings: list[Finding]) -> Iterator[str]:
+    """Everything that is wrong, one sentence each."""
+    for finding in findings:
+        yield from finding.problems
