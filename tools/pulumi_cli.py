@@ -7,7 +7,6 @@ version, so that the next clone starts at once.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lock import alone
 from terminal import progress, say
 
 MODULES = Path(__file__).resolve().parent / "pulumi-cli"
@@ -54,8 +54,14 @@ def get() -> Path:
     found = find()
     if found:
         return found
-    with alone():
-        return find() or download() or build()
+    folder = cached("release").parent
+    try:
+        with alone(folder / "lock", "set-up: waiting for another set-up that is getting the Pulumi CLI"):
+            return find() or download() or build()
+    except OSError as error:
+        raise MissingCliError(
+            f"The Pulumi CLI can't be kept in {folder} ({error.strerror}): make it writable or set XDG_CACHE_HOME."
+        ) from None
 
 
 def cached(kind: str) -> Path:
@@ -71,26 +77,6 @@ def version_in(folder: Path) -> tuple[int, ...] | None:
     asked = subprocess.run([folder / "pulumi", "version"], capture_output=True, text=True, check=False)
     numbers = re.match(r"v(\d+)\.(\d+)\.(\d+)", asked.stdout)
     return tuple(map(int, numbers.groups())) if numbers else None
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second set-up of the same user waiting while one fetches the CLI."""
-    folder = cached("release").parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise MissingCliError(
-            f"The Pulumi CLI can't be kept in {folder} ({error.strerror}): make it writable or set XDG_CACHE_HOME."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("set-up: waiting for another set-up that is getting the Pulumi CLI")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def download() -> Path | None:

@@ -7,7 +7,6 @@ that they write lies in `.local/`: Pulumi's state, the outbox, logs.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -17,8 +16,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from urllib.parse import urlsplit
 import psutil
 import pulumi_cli
 import yaml
+from lock import alone
 from terminal import say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,32 +293,13 @@ def show(mail: dict[str, Any]) -> str:
     return "\n".join("    " + line for line in [*lines, "", *str(mail["text"]).rstrip().splitlines()])
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second `make up` or `make down` in this checkout waiting until the first is done."""
-    try:
-        LOCAL.mkdir(exist_ok=True)
-        lock = (LOCAL / "lock").open("w")
-    except OSError as error:
-        raise StackError(
-            f"{LOCAL} can't be written ({error.strerror}): make the checkout yours and try again."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another `make up` or `make down` in this checkout")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def main(words: list[str]) -> None:
     """Run the verb `up` or `down`."""
     verbs = {"up": up, "down": down}
     if len(words) != 1 or words[0] not in verbs:
         sys.exit("usage: sandbox_stack.py up|down")
     try:
-        with alone():
+        with alone(LOCAL / "lock", "waiting for another `make up` or `make down` in this checkout"):
             verbs[words[0]]()
     except (StackError, pulumi_cli.MissingCliError) as error:
         sys.exit(f"\n{error}")

@@ -1,10 +1,11 @@
 """Prepares a checkout: the virtual environment from the pinned requirements, then the Pulumi CLI.
 
-Runs with the machine's own Python and nothing but its standard library; `make` calls it before everything else, so it
-is quick when there is nothing to do. What is missing is said in one sentence, with how to get it.
+Runs with the machine's own Python (whose version the Makefile looks at) and nothing but the standard library. `make`
+calls it before everything else, so it is quick when there is nothing to do. What is missing is said in one sentence,
+with how to get it.
 """
 
-from __future__ import annotations  # so that an older Python gets as far as the sentence that says so
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -20,7 +21,6 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 RUNTIME = ROOT / "requirements.txt"
 DEVELOPMENT = ROOT / "requirements-dev.txt"
-MINIMUM_PYTHON = (3, 11)
 
 
 def main() -> None:
@@ -29,11 +29,6 @@ def main() -> None:
     options.add_argument("--dev", action="store_true", help="also what the tests and checks need")
     options.add_argument("--no-cli", action="store_true", help="leave the Pulumi CLI out")
     asked = options.parse_args()
-    if sys.version_info < MINIMUM_PYTHON:
-        stop(
-            f"Python {'.'.join(map(str, MINIMUM_PYTHON))} or newer is needed and {sys.executable} is"
-            f" {sys.version.split()[0]}: install a newer one and name it, e.g. `make up PYTHON=python3.12`."
-        )
     try:
         set_up_environment(DEVELOPMENT if asked.dev else RUNTIME)
     except PermissionError as error:

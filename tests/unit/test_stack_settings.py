@@ -1,5 +1,6 @@
 """A stack's settings: read once, every mistake at once, secrets never plain."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,14 @@ GOOD = {"mailFrom": "texts@example.com", "mailTo": ["office@example.com"], "smtp
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """Leave no configuration behind."""
+def program() -> Iterator[None]:
+    """An event loop, as a program has one in which outputs live; no configuration is left behind."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     yield
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop)))
+    asyncio.set_event_loop(None)
+    loop.close()
     set_all_config({})
 
 
