@@ -46,11 +46,13 @@ class Platform:
     glibc: int
 
 
-def fingerprint() -> str:
-    """Return a fingerprint of the forwarder's code and of the pinned libraries that it runs on."""
+def fingerprint(*files: Path) -> str:
+    """Return a fingerprint of the forwarder's code, of the pinned libraries that it runs on, and of these files."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes())
     for source in sources():
         digest.update(source.relative_to(PROJECT).as_posix().encode() + b"\0" + source.read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -130,7 +132,9 @@ def fetch(label: str, pins: Path, words: list[str]) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:"]
         command += ["--no-deps", "--disable-pip-version-check", "--dest", fresh, "--requirement", str(pins), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(  # noqa: S603 - our own pip
+            command, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise NoWheelsError(

@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets as random
 from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 import pulumi
@@ -20,14 +20,28 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
-from hosting.unit import Service, caddy_site, service_unit, socket_unit
+from hosting.unit import CONTENT, Service, caddy_site, service_unit, socket_unit
 
 DECLARED = (
-    *("name", "hosts", "access", "key", "domain", "tls", "certificate", "acme_directory", "listen", "settings", "secrets", "tokens"),
+    *(
+        "name",
+        "hosts",
+        "access",
+        "key",
+        "domain",
+        "tls",
+        "certificate",
+        "acme_directory",
+        "listen",
+        "settings",
+        "secrets",
+        "tokens",
+    ),
     *("retire_after", "offline", "purge", "release", "servers"),
 )
 AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
+ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
@@ -54,7 +68,7 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         """Any difference is an update; another name is another forwarder (the old one first: the ports)."""
         differs = any(olds.get(name) != news[name] for name in DECLARED)
         return dynamic.DiffResult(
-            changes=differs or olds.get("former_token") == "unused",
+            changes=differs or olds.get("former_token") == UNUSED,
             replaces=["name"] if olds.get("name") != news["name"] else [],
             delete_before_replace=True,
         )
@@ -69,10 +83,10 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         """Return what is in force on every server; secrets are compared without being sent."""
         accepted = accepted_tokens(props, props)
         looked = finish(look_at_all(props, accepted))
-        seen = {"servers": {host: found["seen"] for host, found in looked.items()}}
+        seen: Properties = {"servers": {host: found["seen"] for host, found in looked.items()}}
         inputs = {name: props[name] for name in DECLARED} | seen
-        if props["former_token"] == "accepted" and all(unused(found, props) for found in looked.values()):
-            seen["former_token"] = "unused"
+        if props["former_token"] == ACCEPTED and all(unused(found, props) for found in looked.values()):
+            seen["former_token"] = UNUSED
         return dynamic.ReadResult(id_, props | seen, inputs)
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
@@ -156,7 +170,7 @@ def describe(props: Mapping[str, Any], *, trial: bool = False) -> Service:
 def accepted_tokens(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
     """Return the tokens to accept: all that are declared, until the former one was found unused."""
     tokens = list(news["tokens"])
-    retired = olds.get("former_token") in {"unused", "dropped"} and olds["tokens"] == news["tokens"]
+    retired = olds.get("former_token") in {UNUSED, DROPPED} and olds["tokens"] == news["tokens"]
     return tokens[:1] if retired else tokens
 
 
@@ -165,13 +179,14 @@ def unused(found: Mapping[str, Any], props: Mapping[str, Any]) -> bool:
     places = found.get("tokens")
     if not isinstance(places, list) or len(places) != len(props["tokens"]):
         return False
-    since = min(float(found["now"]) - float(place["last_used_at"] or found["started"]) for place in places[1:])
-    return since >= float(props["retire_after"])
+    started = float(found["started"])  # with the new token, or later
+    last = max(started, *(float(place["last_used_at"] or 0) for place in places[1:]))
+    return float(found["now"]) - last >= float(props["retire_after"])
 
 
 def outputs(props: Properties, accepted: Sequence[str]) -> Properties:
     """Return what is written down of a forwarder that is as declared."""
-    former = "accepted" if len(accepted) > 1 else "dropped" if len(props["tokens"]) > 1 else "none"
+    former = ACCEPTED if len(accepted) > 1 else DROPPED if len(props["tokens"]) > 1 else "none"
     return {name: props[name] for name in DECLARED} | {"former_token": former}
 
 
@@ -183,7 +198,7 @@ def access(props: Mapping[str, Any]) -> Access:
         port=int(told["port"]),
         known_hosts=tuple(told["known_hosts"]),
         key_file=told["key_file"],
-        key=props["key"] or "",
+        key=props["key"],
         jump=told["jump"],
         python=told["python"],
     )
@@ -197,7 +212,7 @@ def request(props: Mapping[str, Any], verb: str) -> Properties:
         "release": props["release"],
         "listen": props["listen"],
         "admin_port": props["settings"]["FORWARDER_ADMIN_PORT"],
-        "certificate": props["certificate"] if props["tls"] == "files" else None,
+        "certificate": props["certificate"],
         "domain": props["domain"],
         "settings": props["settings"],
     }
@@ -216,7 +231,9 @@ async def look_at(server: Server, props: Mapping[str, Any], accepted: Sequence[s
     """Return what a server says of itself and of its forwarder."""
     nonce = random.token_hex(16)
     values = {**props["secrets"], TOKENS: ",".join(accepted)}
-    hashes = {name: hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest() for name, value in values.items()}
+    hashes = {
+        name: hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest() for name, value in values.items()
+    }
     site = str(next(iter(props["servers"].values()))["site"])
     question = request(props, "look") | {"nonce": nonce, "secrets": hashes, "check": check, "site": site}
     return await server.ask(question, {}, reporter(server.host, props))
@@ -243,7 +260,7 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
     await require(props, accepted)
-    fresh = []
+    fresh: list[str] = []
     for host in props["hosts"]:
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True)
@@ -281,7 +298,9 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
 def refuse(lacks: Sequence[str]) -> None:
     """Raise ServerError with every lack, if there is one."""
     if lacks:
-        raise ServerError("The server can't take the forwarder; nothing was changed:\n" + "\n".join(f"  {lack}" for lack in lacks))
+        raise ServerError(
+            "The server can't take the forwarder; nothing was changed:\n" + "\n".join(f"  {lack}" for lack in lacks)
+        )
 
 
 async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any]) -> None:
@@ -299,7 +318,9 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
         "requirements": releases.requirements(),
         "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},
     }
-    await server.ask(order, {} if looked["installed"] else bundle(looked, offline=props["offline"]), reporter(server.host, props))
+    await server.ask(
+        order, {} if looked["installed"] else bundle(looked, offline=props["offline"]), reporter(server.host, props)
+    )
 
 
 def bundle(looked: Mapping[str, Any], *, offline: bool) -> dict[str, bytes]:
@@ -346,6 +367,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         acme_directory: the certificate authority, if not Let's Encrypt.
         settings: environment variables of `docs/forwarder.md`.
         secrets: those that are secret.
+        files: those that name a file, with the file to send there; kept as secrets, for they hold names and numbers.
         offline: send all wheels along, for a server without a package index.
         purge: on `pulumi destroy`, remove what was not delivered, too.
     """
@@ -370,11 +392,14 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         acme_directory: str = "",
         settings: Mapping[str, str],
         secrets: Mapping[str, pulumi.Input[str]],
+        files: Mapping[str, Path] | None = None,
         retire_after: float = RETIRE_AFTER,
         offline: bool = False,
         purge: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
+        contents = {f"{name}{CONTENT}": path.read_text() for name, path in (files or {}).items()}
+        secrets = {**secrets, **contents}
         props: Properties = {
             "name": service,
             "hosts": list(hosts),
@@ -386,10 +411,10 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
                 "jump": access.jump,
                 "python": access.python,
             },
-            "key": pulumi.Output.secret(key) if key else None,
+            "key": pulumi.Output.secret(key) if key else "",  # a property that is None is none
             "domain": domain,
             "tls": tls,
-            "certificate": list(certificate) if certificate else None,
+            "certificate": list(certificate or ()) if tls == "files" else [],
             "acme_directory": acme_directory,
             "listen": str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}",
             "settings": {"FORWARDER_ADMIN_PORT": "8711", **settings},
@@ -410,6 +435,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(
             lambda both: f"{self.url}/postback/{both[1]}"
         )
-        ports = props["settings"]["FORWARDER_ADMIN_PORT"]
+        admin = props["settings"]["FORWARDER_ADMIN_PORT"]
         user = f"{access.user}@" if access.user else ""
-        self.status = [f"ssh -N -L {ports}:127.0.0.1:{ports} {user}{host}" for host in hosts]
+        through = f"-p {access.port} " * (access.port != 22) + f"-J {access.jump} " * bool(access.jump)  # noqa: PLR2004 - SSH
+        self.tunnels = [f"ssh -N -L {admin}:127.0.0.1:{admin} {through}{user}{host}" for host in hosts]

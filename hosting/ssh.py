@@ -26,7 +26,8 @@ LOGIN_WITHIN = 15.0  # seconds
 RETRY_AFTER = 1.0  # seconds
 REQUEST = "request.json"
 
-# Runs there first. Parses with any Python 3, so that an old one is told from a missing one. The request stays in memory.
+# Runs there first. Any Python 3 can read it, so that an old one is told from a missing one. The request stays in
+# memory.
 BOOTSTRAP = f"""\
 import sys
 if sys.version_info < (3, 11): sys.exit("python-too-old " + sys.version.split()[0])
@@ -41,7 +42,7 @@ try:
             else:
                 tar.extract(member, folder)
     sys.path.insert(0, folder)
-    from on_server.request import main
+    from hosting.on_server.request import main
     main(request | {{"sent": folder}})
 except OSError as error:
     print(json.dumps({{"failed": "what was sent can't be written there: " + (error.strerror or str(error))}}))
@@ -118,17 +119,17 @@ async def connect(host: str, access: Access) -> AsyncIterator["Server"]:
     if access.jump:
         user, _, rest = access.jump.rpartition("@")
         name, _, port = rest.partition(":")
-        async with await open_connection(name, int(port or 22), user or access.user, options) as jump:
-            async with await open_connection(host, access.port, access.user, options | {"tunnel": jump}) as connection:
-                yield Server(host, access, connection)
+        async with (
+            await open_connection(name, int(port or 22), user or access.user, options) as jump,
+            await open_connection(host, access.port, access.user, options | {"tunnel": jump}) as connection,
+        ):
+            yield Server(host, access, connection)
     else:
         async with await open_connection(host, access.port, access.user, options) as connection:
             yield Server(host, access, connection)
 
 
-async def open_connection(
-    host: str, port: int, user: str, options: Mapping[str, Any]
-) -> asyncssh.SSHClientConnection:
+async def open_connection(host: str, port: int, user: str, options: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
     """Connect and log in; a server that does not answer yet is tried again for a while."""
     deadline = time.monotonic() + CONNECT_WITHIN
     name = {"username": user} if user else {}
@@ -200,7 +201,7 @@ class Server:
         user, python = self.access.user or "the user", self.access.python
         if "python-too-old" in complaint:
             return (
-                f"Python 3.11 or newer is needed, and {python} is {complaint.split()[-1]}:"
+                f"Python 3.11 or newer is needed, and {python} is {complaint.rsplit(maxsplit=1)[-1]}:"
                 " install a newer one and name it in serverPython"
             )
         if "not found" in complaint and python in complaint:
@@ -226,7 +227,8 @@ async def send(process: "asyncssh.SSHClientProcess[bytes]", packed: bytes) -> No
 def pack(request: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """Return the request, the program that understands it and the files as one tar."""
     content = {REQUEST: json.dumps(request).encode(), **files}
-    content |= {f"{ON_SERVER.name}/{path.name}": path.read_bytes() for path in sorted(ON_SERVER.glob("*.py"))}
+    content |= {"hosting/__init__.py": b""}  # not this package's own: it knows of Pulumi
+    content |= {f"hosting/on_server/{path.name}": path.read_bytes() for path in sorted(ON_SERVER.glob("*.py"))}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, data in content.items():

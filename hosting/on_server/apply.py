@@ -1,4 +1,4 @@
-"""Makes what is declared be in force: new release beside the old one, preflight, backup, switch, gate, or all the way back.
+"""Makes what is declared be in force: install beside, preflight, back up, switch, gate; or all the way back.
 
 Cut off anywhere, the next run ends in the same place: what is in force counts only once it was found healthy
 (`Places.applied`), and until then what was in force before is kept (`Places.before`).
@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from on_server import caddy, releases, systemd
-from on_server.gate import Gate
-from on_server.look import credentials, in_force, release, state
-from on_server.places import PREFLIGHT, FailedError, Places, discard, read, run, say, write, write_credentials
+from hosting.on_server import caddy, releases, systemd
+from hosting.on_server.gate import Gate
+from hosting.on_server.look import credentials, in_force, release, state
+from hosting.on_server.places import PREFLIGHT, FailedError, Places, discard, read, run, say, write, write_credentials
 
 BACKUPS_KEPT = 3
 START = 75.0  # seconds: TimeoutStartSec is 60
@@ -72,7 +72,9 @@ def differences(request: dict[str, Any], places: Places) -> list[str]:
 
 def gate(request: dict[str, Any], places: Places) -> Gate:
     """Return the doors of the forwarder that is in force."""
-    return Gate(places.unit, request["listen"], int(request["admin_port"]), request["token"], bool(request["certificate"]))
+    return Gate(
+        places.unit, request["listen"], int(request["admin_port"]), request["token"], bool(request["certificate"])
+    )
 
 
 def preflight(request: dict[str, Any], places: Places) -> None:
@@ -141,9 +143,11 @@ def back_up(places: Places, before: str) -> None:
     copy = places.backups / f"before-{before}.db"
     try:
         discard(copy)
-        with contextlib.closing(sqlite3.connect(outbox, timeout=30)) as source:
-            with contextlib.closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
+        with (
+            contextlib.closing(sqlite3.connect(outbox, timeout=30)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
     except (sqlite3.Error, OSError) as error:
         discard(copy)
         raise FailedError(f"the outbox can't be backed up: {error}") from None
@@ -225,7 +229,7 @@ def roll_back(request: dict[str, Any], places: Places) -> str:
     say(doing="going back to what was in force before")
     with contextlib.suppress(FailedError):
         restore(places)
-        before = previous_gate(request, places)
+        before = previous_gate(places)
         before.wait()
         write(places.applied, in_force(places), 0o600)
         discard(places.before)
@@ -246,7 +250,7 @@ def restore(places: Places) -> None:
     bring_up(places, restart_socket=changed)
 
 
-def previous_gate(request: dict[str, Any], places: Places) -> Gate:
+def previous_gate(places: Places) -> Gate:
     """Return the doors of what was in force before: its own port and token."""
     told = credentials(places.credentials)
     listen = next(line for line in (read(places.socket) or "").splitlines() if line.startswith("ListenStream="))
@@ -271,12 +275,14 @@ def restore_outbox(request: dict[str, Any], places: Places) -> str:
     shutil.chown(outbox, owner.st_uid, owner.st_gid)
     try:
         bring_up(places, restart_socket=False)
-        previous_gate(request, places).wait()
+        previous_gate(places).wait()
     except FailedError as error:
         return f"What was in force before does not start either, even with its own outbox ({error})."
     write(places.applied, in_force(places), 0o600)
     discard(places.before)
-    return f"What was in force before runs again with the outbox of before the upgrade; the newer one is kept as {aside}."
+    return (
+        f"What was in force before runs again with the outbox of before the upgrade; the newer one is kept as {aside}."
+    )
 
 
 def take_back(places: Places) -> None:

@@ -1,15 +1,16 @@
-"""The site of a forwarder behind Caddy: a file of its own that the Caddyfile imports; the rest of Caddy is the operator's."""
+"""A forwarder's site behind Caddy: a file of its own that the Caddyfile imports; the rest is the operator's."""
 
 import contextlib
 import http.client
 import ssl
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from on_server import systemd
-from on_server.gate import ask
-from on_server.places import FailedError, Places, discard, read, run, say, write
+from hosting.on_server import systemd
+from hosting.on_server.gate import ask
+from hosting.on_server.places import FailedError, Places, discard, read, run, say, write
 
 CADDYFILE = Path("/etc/caddy/Caddyfile")
 IMPORT = "import /etc/caddy/callfire-mail-*.caddy"
@@ -68,7 +69,7 @@ def wait_for_https(domain: str) -> None:
     while time.monotonic() < deadline:
         try:
             status, _ = ask(here(domain), "GET", "/healthz")
-            if status == 200:
+            if status == HTTPStatus.OK:
                 return
             trouble = f"https://{domain}/healthz answers {status}"
         except (OSError, http.client.HTTPException) as error:

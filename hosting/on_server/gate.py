@@ -7,9 +7,10 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from on_server import systemd
-from on_server.places import FailedError
+from hosting.on_server import systemd
+from hosting.on_server.places import FailedError
 
 HEALTHY_WITHIN = 30.0  # seconds
 POLL = 0.05  # seconds
@@ -69,17 +70,17 @@ class Gate:
     def ready(self) -> str:
         """/readyz on the admin port: can it write postbacks down?"""
         status, said = ask(admin(self.admin_port), "GET", "/readyz")
-        return "" if status == 200 else f"/readyz answered {status}: {said[:300]}"
+        return "" if status == HTTPStatus.OK else f"/readyz answered {status}: {said[:300]}"
 
     def answers(self) -> str:
         """/healthz on the public port."""
         status, said = ask(self.public(), "GET", "/healthz")
-        return "" if status == 200 else f"/healthz answered {status}: {said[:300]}"
+        return "" if status == HTTPStatus.OK else f"/healthz answered {status}: {said[:300]}"
 
     def parses(self) -> str:
         """A test postback is understood, and makes no mail."""
         status, said = ask(self.public(), "POST", f"/postback/{self.token}", TEST_POSTBACK)
-        if status != 200:
+        if status != HTTPStatus.OK:
             return f"the test postback was answered {status}: {said[:300]}"
         return "" if json.loads(said).get("ignored") == 1 else f"the test postback was not understood: {said[:300]}"
 

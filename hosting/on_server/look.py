@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from on_server import gate, needs, systemd
-from on_server.places import Places, read
+from hosting.on_server import gate, needs, systemd
+from hosting.on_server.places import Places, read
 
 AS_DECLARED = "as declared"
 CHANGED = "changed on the server"
@@ -116,5 +116,7 @@ def tokens(admin_port: int) -> Any:
 
 def started(places: Places) -> float:
     """Return when the service became active, in seconds since 1970."""
-    ago = systemd.show(f"{places.unit}.service", "ActiveEnterTimestampMonotonic").get("ActiveEnterTimestampMonotonic", "0")
+    ago = systemd.show(f"{places.unit}.service", "ActiveEnterTimestampMonotonic").get(
+        "ActiveEnterTimestampMonotonic", "0"
+    )
     return time.time() - (time.monotonic() - int(ago or 0) / 1e6)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from on_server import systemd
-from on_server.places import FailedError, Places, read, run
+from hosting.on_server import systemd
+from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
 OLDEST_SYSTEMD = 249
@@ -83,7 +83,7 @@ def listeners(ports_: set[int]) -> dict[int, str]:
     found = dict.fromkeys(inodes.values(), "another program")
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            names = {os.readlink(link) for link in (process / "fd").iterdir()}
+            names = {str(link.readlink()) for link in (process / "fd").iterdir()}
             program = (process / "comm").read_text().strip()
         except OSError:  # it has ended
             continue

@@ -111,7 +111,7 @@ def run(*command: str, seconds: float = 60, environment: Mapping[str, str] | Non
         FailedError: it failed, or took longer than `seconds`; with its last line.
     """
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - programs of the server that this package names
             command,
             capture_output=True,
             text=True,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from on_server.places import FailedError, Places, discard, run, say, write
+from hosting.on_server.places import FailedError, Places, discard, run, say, write
 
 KEPT = 3
 TABLES = r"/phonenumbers/\w*data/"

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from on_server import caddy, systemd
-from on_server.apply import clean_up_preflight, give_to_its_owner, state_folders, uninstall
-from on_server.places import FailedError, Places, discard, say
+from hosting.on_server import caddy, systemd
+from hosting.on_server.apply import clean_up_preflight, give_to_its_owner, state_folders, uninstall
+from hosting.on_server.places import FailedError, Places, discard, say
 
 POLL = 0.1  # seconds
 

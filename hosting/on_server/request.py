@@ -2,20 +2,18 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from on_server.apply import apply
-from on_server.look import look
-from on_server.places import FailedError, Places, say
-from on_server.remove import remove
+from hosting.on_server.apply import apply
+from hosting.on_server.look import look
+from hosting.on_server.places import FailedError, Places, say
+from hosting.on_server.remove import remove
 
 LOCKED_FOR = 300.0  # seconds: a whole deployment by somebody else
 VERBS = {"look": look, "apply": apply, "remove": remove}
@@ -63,4 +61,3 @@ def alone(lock: Path) -> Iterator[None]:
                 raise FailedError(f"another deployment has held {lock} for {LOCKED_FOR:.0f} seconds")
             time.sleep(0.2)
         yield
-

@@ -4,7 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from on_server.places import FailedError, run
+from hosting.on_server.places import FailedError, run
 
 STOP = 30.0  # seconds: TimeoutStopSec is 20
 
@@ -74,6 +74,8 @@ def last_words(unit: str, since: float, lines: int = 8) -> str:
     while not said and time.monotonic() < deadline:  # the journal is written a moment later
         words = ["--output=cat", "--no-pager", f"--lines={lines}", f"--since=@{int(since)}"]
         with contextlib.suppress(FailedError):
-            said = run("journalctl", f"_SYSTEMD_INVOCATION_ID={latest}", f"_SYSTEMD_UNIT={unit}.service", *words).strip()
+            said = run(
+                "journalctl", f"_SYSTEMD_INVOCATION_ID={latest}", f"_SYSTEMD_UNIT={unit}.service", *words
+            ).strip()
         time.sleep(0.05)
     return "\n".join(f"    {line}" for line in (said or "it said nothing").splitlines())

@@ -1,14 +1,15 @@
-"""What the tests of hosting on servers share: declarations, a load of posts, and a release that is broken on purpose."""
+"""What the tests of hosting on servers share: declarations, a load of posts, releases that are broken on purpose."""
 
 import contextlib
 import http.client
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -41,10 +42,10 @@ def declared(*machines: Machine, sink: MailSink, **changes: Any) -> Properties:
             "jump": "",
             "python": "python3",
         },
-        "key": None,
+        "key": "",
         "domain": "",
         "tls": "none",
-        "certificate": None,
+        "certificate": [],
         "acme_directory": "",
         "listen": "0.0.0.0:8710",
         "secrets": {},
@@ -86,7 +87,7 @@ class Load:
         self._threads = [threading.Thread(target=self._post, args=(bool(n % 2),), daemon=True) for n in range(threads)]
         self.token = TOKEN
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         self.wait_for(20)
@@ -114,7 +115,9 @@ class Load:
             try:
                 if connection is None:
                     connection = http.client.HTTPConnection(*self._address(), timeout=30)
-                connection.request("POST", f"/postback/{self.token}", text_postback(ident), {"Content-Type": "text/xml"})
+                connection.request(
+                    "POST", f"/postback/{self.token}", text_postback(ident), {"Content-Type": "text/xml"}
+                )
                 answer = connection.getresponse()
                 answer.read()
                 said = str(answer.status)
@@ -145,8 +148,6 @@ class Load:
 @contextmanager
 def broken_release(monkeypatch: pytest.MonkeyPatch, folder: Path, change: Callable[[Path], None]) -> Iterator[str]:
     """Another release for the time of a block: the forwarder's sources as `change` leaves them."""
-    import shutil  # noqa: PLC0415 - only here
-
     for name in ("forwarder", "pyproject.toml", "requirements-forwarder.txt", "requirements-installer.txt"):
         source, target = releases.PROJECT / name, folder / name
         if source.is_dir():

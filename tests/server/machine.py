@@ -34,8 +34,7 @@ def call(verb: str, name: str, *words: str, suite: str = "bookworm", stdin: str 
     done = subprocess.run(
         ["bash", SCRIPT, verb, name, *words],
         env=os.environ | {"TH_DIR": str(HOME / "hosts"), "TH_CACHE": str(HOME), "TH_SUITE": suite},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         input=stdin,
         timeout=600,

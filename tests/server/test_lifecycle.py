@@ -1,6 +1,6 @@
 """A forwarder on a server: installed, upgraded, restarted and rolled back under load, mended, moved on, removed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def test_a_fresh_installation_serves(machine: Machine, created: Properties, sink
 
 
 def test_the_service_is_hardened(machine: Machine, created: Properties) -> None:
-    """systemd's own judgement is 1.5 or better, and the process is nobody that has a login."""
+    """Systemd's own judgement is 1.5 or better, and the process is nobody that has a login."""
     score = machine.run(f"systemd-analyze security {UNIT}.service --no-pager").splitlines()[-1]
     assert float(score.partition(":")[2].split()[0]) <= 1.5
     assert 61184 <= int(machine.run(f"stat -c %u /proc/{main_pid(machine)}")) <= 65519  # a user of systemd's making
@@ -152,11 +152,14 @@ def hang(sources: Path) -> None:
 def sicken(sources: Path) -> None:
     """A release that starts and is not well."""
     admin = sources / "admin.py"
-    admin.write_text(admin.read_text().replace('200 if state["ready"] else 503', "503"))
+    text = admin.read_text()
+    assert "200 if" in text
+    admin.write_text(text.replace("200 if", "503 if"))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(crash, "it ended with status 1"), (hang, "it was not ready in time"), (sicken, "/readyz answered 503")]
+    ("change", "said"),
+    [(crash, "it ended with status 1"), (hang, "it was not ready in time"), (sicken, "/readyz answered 503")],
 )
 def test_a_broken_release_never_takes_over(  # noqa: PLR0913, PLR0917 - fixtures
     provider: ServerForwarderProvider,
@@ -166,14 +169,14 @@ def test_a_broken_release_never_takes_over(  # noqa: PLR0913, PLR0917 - fixtures
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    change: object,
+    change: Callable[[Path], None],
     said: str,
 ) -> None:
     """It is tried beside the old one, refused with its own last words, and the old one was never touched."""
     pid = main_pid(machine)
-    with load, broken_release(monkeypatch, tmp_path, change):  # type: ignore[arg-type] # one of the above
-        with pytest.raises(ServerError, match="was refused before it took over") as raised:
-            provider.update("id", created, declared(machine, sink=sink))
+    refused = pytest.raises(ServerError, match="was refused before it took over")
+    with load, broken_release(monkeypatch, tmp_path, change), refused as raised:
+        provider.update("id", created, declared(machine, sink=sink))
     assert said in str(raised.value)
     assert "Its last words:" in str(raised.value)
     assert TOKEN not in str(raised.value)
@@ -192,7 +195,9 @@ def fail_on_real_data(sources: Path) -> None:
     if texts:
         raise StartError("the migration does not fit the texts that are there")
 """
-    marked = app.read_text().replace("            lost = outbox.register()\n", "            lost = outbox.register()\n@@")
+    marked = app.read_text().replace(
+        "            lost = outbox.register()\n", "            lost = outbox.register()\n@@"
+    )
     assert "@@" in marked
     indented = "".join(f"        {line}\n" if line else "\n" for line in refusal.strip("\n").splitlines())
     app.write_text(marked.replace("@@", indented))
