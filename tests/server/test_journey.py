@@ -222,9 +222,7 @@ def test_a_token_rotation_loses_no_text(stack: Stack, callfire: CallFire) -> Non
     stack.up("--expect-no-changes")
 
 
-def test_a_second_environment_beside_it(
-    stack: Stack, machine: Machine, callfire: CallFire, tmp_path: Path
-) -> None:
+def test_a_second_environment_beside_it(stack: Stack, machine: Machine, callfire: CallFire, tmp_path: Path) -> None:
     """`staging` on the same server and the same account: neither sees a text, a resource or a restart of the other."""
     other = Stack(stack.checkout, "staging", dict(stack.environment))
     pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
