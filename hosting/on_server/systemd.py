@@ -72,10 +72,10 @@ def last_words(unit: str, since: float, lines: int = 8) -> str:
     deadline = time.monotonic() + 1.0
     said = ""
     while not said and time.monotonic() < deadline:  # the journal is written a moment later
-        words = ["--output=cat", "--no-pager", f"--lines={lines}", f"--since=@{int(since)}"]
+        words = ["--output=cat", "--no-pager", f"--since=@{int(since)}"]
         with contextlib.suppress(FailedError):
             said = run(
                 "journalctl", f"_SYSTEMD_INVOCATION_ID={latest}", f"_SYSTEMD_UNIT={unit}.service", *words
             ).strip()
         time.sleep(0.05)
-    return "\n".join(f"    {line}" for line in (said or "it said nothing").splitlines())
+    return "\n".join(f"    {line}" for line in (said or "it said nothing").splitlines()[-lines:])

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import shutil
+import ssl
 import threading
 import time
 from collections import Counter
@@ -77,7 +78,14 @@ def differing(seen: Properties, declaration: Properties) -> dict[str, Any]:
 class Load:
     """Posts texts without a pause, every second thread on new connections, the others on one that is kept alive."""
 
-    def __init__(self, address: Callable[[], tuple[str, int]], threads: int = 4, first: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        address: Callable[[], tuple[str, int]],
+        threads: int = 4,
+        first: int = 1_000_000,
+        tls: ssl.SSLContext | None = None,
+        domain: str = "localhost",
+    ) -> None:
         self.answers: Counter[str] = Counter()
         self.accepted: list[int] = []
         self._address = address
@@ -85,7 +93,8 @@ class Load:
         self._next = iter(range(first, first + 10_000_000))
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._post, args=(bool(n % 2),), daemon=True) for n in range(threads)]
-        self.token = TOKEN
+        self._tls = tls
+        self._headers = {"Content-Type": "text/xml", "Host": domain}
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -107,6 +116,13 @@ class Load:
             assert time.monotonic() < deadline, f"only {self.answers}"
             time.sleep(0.01)
 
+    def _connect(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(*self._address(), timeout=30)
+        connection.connect()
+        if self._tls:
+            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._headers["Host"])
+        return connection
+
     def _post(self, keep: bool) -> None:  # noqa: FBT001 - each thread has one way
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
@@ -114,10 +130,8 @@ class Load:
                 ident = next(self._next)
             try:
                 if connection is None:
-                    connection = http.client.HTTPConnection(*self._address(), timeout=30)
-                connection.request(
-                    "POST", f"/postback/{self.token}", text_postback(ident), {"Content-Type": "text/xml"}
-                )
+                    connection = self._connect()
+                connection.request("POST", f"/postback/{TOKEN}", text_postback(ident), self._headers)
                 answer = connection.getresponse()
                 answer.read()
                 said = str(answer.status)
