@@ -239,6 +239,44 @@ async def look_at(server: Server, props: Mapping[str, Any], accepted: Sequence[s
     return await server.ask(question, {}, reporter(server.host, props))
 
 
+async def examine(  # noqa: PLR0913 - what a server may lack depends on all of it
+    service: str,
+    host: str,
+    access: Access,
+    *,
+    listen: str,
+    admin_port: int,
+    certificate: Sequence[str],
+    caddy: bool,
+) -> tuple[Properties, list[str]]:
+    """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
+
+    Raises:
+        ServerError: it can't even be asked.
+    """
+    question = {
+        "verb": "look",
+        "check": True,
+        "name": service,
+        "release": releases.name(),
+        "listen": listen,
+        "admin_port": admin_port,
+        "certificate": list(certificate),
+        "site": "wanted" if caddy else "",
+        "settings": {},
+        "secrets": {},
+        "nonce": "",
+    }
+    async with connect(host, access) as server:
+        found = await server.ask(question, {}, lambda _: None)
+    return found["facts"], found["lacks"]
+
+
+def listen_stream(tls: Tls, host: str, port: int) -> str:
+    """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy."""
+    return str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}"
+
+
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
     """Return what every server says; of one that does not answer, that it doesn't."""
 
@@ -416,7 +454,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
             "tls": tls,
             "certificate": list(certificate or ()) if tls == "files" else [],
             "acme_directory": acme_directory,
-            "listen": str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}",
+            "listen": listen_stream(tls, host, port),
             "settings": {"FORWARDER_ADMIN_PORT": "8711", **settings},
             "secrets": pulumi.Output.secret(dict(secrets)),
             "tokens": pulumi.Output.secret(list(tokens)),

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from hosting.server import listen_stream
 from hosting.ssh import Access
 
 
@@ -34,6 +35,11 @@ def secret(value: object) -> object:
     if value is not None and not isinstance(value, pulumi.Output):
         raise ValueError("it is a secret: set it with `pulumi config set --secret`")
     return value
+
+
+def several(value: object) -> object:
+    """Return what stands between the commas of `value`."""
+    return [part.strip() for part in str(value or "").split(",") if part.strip()]
 
 
 def project_file(value: str) -> str:
@@ -59,6 +65,8 @@ def public_url(value: str) -> str:
 
 PROJECT = Path(__file__).resolve().parent.parent
 Address = Annotated[str, AfterValidator(address)]
+Words = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(several)]
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(several)]
 Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProjectFile = Annotated[str, AfterValidator(project_file)]
@@ -79,9 +87,9 @@ class StackSettings(BaseModel):
 
     hosting: Literal["local", "server", "external"]
     endpoint: Secret
-    numbers: tuple[Annotated[str, StringConstraints(min_length=1)], ...]
+    numbers: Words
     mail_from: Annotated[str, AfterValidator(lambda value: value and address(value))]
-    mail_to: tuple[Address, ...]
+    mail_to: Addresses
     smtp_host: str
     smtp_port: Port
     smtp_security: Literal["starttls", "tls", "none"]
@@ -91,13 +99,13 @@ class StackSettings(BaseModel):
     forwarder_admin_port: Port
     routes: ProjectFile
     contacts: ProjectFile
-    operator: tuple[Address, ...]
+    operator: Addresses
     heartbeat_url: Secret
     postback_token_version: Annotated[int, Field(ge=1)]
-    server_hosts: tuple[Annotated[str, StringConstraints(min_length=1)], ...]
+    server_hosts: Words
     server_user: str
     server_port: Port
-    server_host_keys: tuple[Annotated[str, AfterValidator(host_key)], ...]
+    server_host_keys: Annotated[tuple[Annotated[str, AfterValidator(host_key)], ...], BeforeValidator(several)]
     server_key_file: str
     server_key: Secret
     server_jump: str
@@ -173,6 +181,10 @@ class StackSettings(BaseModel):
         """Return the files that the forwarder reads, by the names of the settings that name them."""
         files = {"FORWARDER_ROUTES": self.routes, "FORWARDER_CONTACTS": self.contacts}
         return {name: PROJECT / path for name, path in files.items() if path}
+
+    def listen(self) -> str:
+        """Return what the forwarder listens on, on a server."""
+        return listen_stream(self.tls, self.listen_on, self.forwarder_port)
 
     def access(self) -> Access:
         """Return how to log in to the servers."""

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,9 +96,15 @@ def listeners(ports_: set[int]) -> dict[int, str]:
 
 def certificate(request: dict[str, Any]) -> Iterator[str]:
     """The files of a certificate that is given."""
-    for path in map(Path, request["certificate"] or ()):
-        if not path.is_file():
-            yield f"{path} is not there: put the certificate and its key on the server, or correct the setting"
+    paths = [Path(path) for path in request["certificate"]]
+    missing = [path for path in paths if not path.is_file()]
+    for path in missing:
+        yield f"{path} is not there: put the certificate and its key on the server, or correct the setting"
+    if paths and not missing:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths[0], paths[1])
+        except (OSError, ValueError) as error:
+            yield f"{paths[0]} and {paths[1]} are no certificate and its key: {error}"
 
 
 def caddy(request: dict[str, Any]) -> Iterator[str]:

@@ -9,8 +9,6 @@ import pytest
 
 from tests.journey.checkout import Checkout
 
-ENDPOINT = "https://texts.example.com/postback/0123456789abcdef0123456789abcdef"
-
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]]) -> Checkout:
@@ -45,13 +43,13 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
         ).stdout
 
     written = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
-    secrets = {"callfire:login": "login-of-ours", "callfire:password": "password-of-ours", "endpoint": ENDPOINT}
+    secrets = {"callfire:login": "login-of-ours", "callfire:password": "password-of-ours", "smtpPassword": "mail-of-ours"}
     pulumi("stack", "init", name)
     for secret, value in secrets.items():
         assert f"pulumi config set --secret {secret}" in written
         pulumi("config", "set", "--secret", secret, typed=value)
     shown = pulumi("preview", "--diff", "--non-interactive")
-    assert f"+ {subscriptions + 1} to create" in shown
+    assert f"+ {subscriptions + 3} to create" in shown  # the stack itself, a token, the forwarder
     assert shown.count("callfire:Subscription: (create)") == subscriptions
     kept = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
     for value in secrets.values():

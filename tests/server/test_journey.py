@@ -132,16 +132,16 @@ def settings(machine: Machine, callfire: CallFire, **changes: Any) -> dict[str, 
     """The settings of a stack on this server."""
     told = {
         "hosting": "server",
-        "serverHosts": [machine.ip],
+        "serverHosts": machine.ip,
         "serverUser": "deploy",
         "serverKeyFile": machine.key,
-        "serverHostKeys": machine.known_hosts,
+        "serverHostKeys": ",".join(machine.known_hosts),
         "tls": "none",
         "listenOn": "0.0.0.0",
         "publicUrl": f"http://{machine.ip}:8710",
-        "numbers": ["18186469991"],
+        "numbers": "18186469991",
         "mailFrom": "texts@example.com",
-        "mailTo": ["office@example.com"],
+        "mailTo": "office@example.com",
         "smtpHost": machine.gateway,
         "smtpPort": callfire.smtp_port,
         "smtpSecurity": "none",
@@ -229,11 +229,11 @@ def test_a_second_environment_beside_it(stack: Stack, machine: Machine, callfire
     told = settings(
         machine,
         callfire,
-        numbers=["18186469992"],
+        numbers="18186469992",
         forwarderPort=8720,
         forwarderAdminPort=8721,
         publicUrl=f"http://{machine.ip}:8720",
-        mailTo=["staging@example.com"],
+        mailTo="staging@example.com",
     )
     other.start(told, {"callfire:login": "sandbox", "callfire:password": PASSWORD})
     other.up()
