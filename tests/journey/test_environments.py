@@ -43,7 +43,11 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
         ).stdout
 
     written = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
-    secrets = {"callfire:login": "login-of-ours", "callfire:password": "password-of-ours", "smtpPassword": "mail-of-ours"}
+    secrets = {
+        "callfire:login": "login-of-ours",
+        "callfire:password": "password-of-ours",
+        "smtpPassword": "mail-of-ours",
+    }
     pulumi("stack", "init", name)
     for secret, value in secrets.items():
         assert f"pulumi config set --secret {secret}" in written

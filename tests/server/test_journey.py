@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sandbox.server import Sandbox
-from tests.journey.checkout import Checkout
+from tests.journey.checkout import ROOT, Checkout
 from tests.server.conftest import Servers
 from tests.server.machine import Machine, eventually
 
@@ -55,6 +55,20 @@ class Stack:
 
     def up(self, *words: str) -> str:
         return self.pulumi("up", "--yes", "--skip-preview", *words)
+
+    def check(self, status: int) -> str:
+        """Return what `python -m stacks check` prints."""
+        done = subprocess.run(
+            [ROOT / ".venv" / "bin" / "python", "-m", "stacks", "check", "--stack", self.name],
+            cwd=self.checkout.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
 
     def exported(self) -> str:
         return self.pulumi("stack", "export")
@@ -155,6 +169,31 @@ def tokens(stack: Stack) -> set[str]:
     shown = json.loads(stack.pulumi("stack", "export", "--show-secrets"))
     found = [resource for resource in shown["deployment"]["resources"] if "PostbackToken" in resource["type"]]
     return {json.loads(resource["outputs"]["value"]["plaintext"]) for resource in found}
+
+
+def test_the_settings_are_proven_before_the_first_up(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """Everything that is wrong is told at once, and no secret with it; when all is well, what was found."""
+    host_keys = ",".join(machine.known_hosts)
+    wrong = {"smtpPort": "1", "serverHostKeys": host_keys.replace("AAAA", "AAAB"), "callfire:password": "wrong"}
+    for name, value in wrong.items():
+        stack.pulumi("config", "set", *(["--secret"] if "password" in name else []), name, value)
+    said = stack.check(1)
+    for finding in ("WRONG  CallFire", "WRONG  mail server", f"WRONG  server {machine.ip}"):
+        assert finding in said
+    right = {"smtpPort": str(callfire.smtp_port), "serverHostKeys": host_keys, "callfire:password": PASSWORD}
+    for name, value in right.items():
+        stack.pulumi("config", "set", *(["--secret"] if "password" in name else []), name, value)
+    said += stack.check(0)
+    for finding in ("ok     CallFire", "ok     mail server", f"ok     server {machine.ip}: Python 3."):
+        assert finding in said
+    stack.pulumi("config", "set", "mailTo", "nobody")
+    stack.pulumi("config", "set", "smtpSecurity", "ssl")
+    broken = stack.check(1)
+    assert "mailTo.0: " in broken
+    assert "smtpSecurity: " in broken
+    stack.pulumi("config", "set", "mailTo", "office@example.com")
+    stack.pulumi("config", "set", "smtpSecurity", "none")
+    assert PASSWORD not in said + broken
 
 
 def test_from_an_empty_server_to_mails(stack: Stack, machine: Machine, callfire: CallFire) -> None:
