@@ -26,7 +26,7 @@ from provider.settings import Settings
 from provider.soap import CallFire
 from sandbox import Sandbox
 from tests.crashes import COUNT, Crashes, End, Moment
-from tests.pulumi_kit import PROGRAM, ROOT, Project
+from tests.pulumi_kit import PROGRAM, ROOT, Project, credentials
 from tests.trouble import TroubledCallFire
 
 HERE = Path(__file__).resolve().parent
@@ -85,15 +85,6 @@ def cli() -> Path:
     return Path(found).parent
 
 
-def environ(sandbox: Sandbox, url: str | None = None) -> dict[str, str]:
-    """What a stack needs to reach the sandbox."""
-    return {
-        "CALLFIRE_URL": url or sandbox.url,
-        "CALLFIRE_LOGIN": sandbox.login,
-        "CALLFIRE_PASSWORD": sandbox.password,
-    }
-
-
 def fill(sandbox: Sandbox, count: int) -> list[str]:
     """Create subscriptions of some other application over SOAP."""
     api = CallFire(Settings(sandbox.login, Secret(sandbox.password), sandbox.url))
@@ -120,7 +111,7 @@ def calls(folder: Path) -> Figures:
             sandbox.reset()
             fill(sandbox, existing)
             with tempfile.TemporaryDirectory(dir=folder) as inner:
-                project = Project(Path(inner), cli(), environ(sandbox) | {"COUNT": str(count)})
+                project = Project(Path(inner), cli(), credentials(sandbox) | {"COUNT": str(count)})
                 row: Figures = {"existing": existing, "count": count}
                 row["preview"] = _calls(sandbox, lambda p=project: p.pulumi("preview"))
                 row["up"] = _calls(sandbox, project.up)
@@ -143,7 +134,7 @@ def wall(folder: Path) -> Figures:
         projects = {}
         for kind in ("nothing", "callfire"):
             (folder / kind).mkdir()
-            projects[kind] = Project(folder / kind, cli(), environ(sandbox) | {"COUNT": str(SIZE)})
+            projects[kind] = Project(folder / kind, cli(), credentials(sandbox) | {"COUNT": str(SIZE)})
         (folder / "nothing" / "nothing.py").write_text(NOTHING)
         projects["nothing"].write(PROGRAM.replace("from provider", "from nothing"))
         times: dict[str, dict[str, list[float]]] = {kind: {} for kind in projects}
@@ -179,7 +170,7 @@ def scale(folder: Path) -> Figures:
         figures: Figures = {"fill": {"seconds": time.monotonic() - started}}
         python = [sys.executable, "-m", "provider"]
         read = [sys.executable, "-c", _READ]
-        where = {**os.environ, **environ(sandbox), "PYTHONPATH": str(ROOT), "PATH": "/nonexistent"}
+        where = {**os.environ, **credentials(sandbox), "PYTHONPATH": str(ROOT), "PATH": "/nonexistent"}
         for name, command in (
             ("list", [*python, "list", "--json"]),
             ("import file", [*python, "import", "--json", "--output", str(folder / "imported")]),
@@ -216,7 +207,7 @@ def latency(folder: Path) -> Figures:
     count = 200
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
         callfire.latency = LATENCY
-        project = Project(folder, cli(), environ(sandbox, callfire.url) | {"COUNT": str(count)})
+        project = Project(folder, cli(), credentials(sandbox, callfire.url) | {"COUNT": str(count)})
         shares = []
         for _ in range(3):
             for operation, work in (
@@ -238,7 +229,7 @@ def crashes(folder: Path) -> Figures:
     rows = []
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
         (folder / "crashes").mkdir()
-        peer = Crashes(folder / "crashes", cli(), sandbox, callfire)
+        peer = Crashes(Project(folder / "crashes", cli(), {}), sandbox, callfire)
         for end in End:
             for operation in ("create", "update", "delete"):
                 for moment in Moment:
@@ -262,7 +253,7 @@ def kills(folder: Path) -> Figures:
     rows = []
     rng = random.Random(5)
     with Sandbox() as sandbox, TroubledCallFire(sandbox) as callfire:
-        peer = Crashes(folder, cli(), sandbox, callfire)
+        peer = Crashes(Project(folder, cli(), {}), sandbox, callfire)
         callfire.latency = 0.02  # an `up` of 40 would else be over too soon to be hit while it creates
         started = time.monotonic()
         peer.project.up(COUNT=str(KILLED))

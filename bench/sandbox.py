@@ -1,24 +1,31 @@
-"""How fast the sandbox is: its share of a SOAP call, its postbacks per second, its start. Run by `make bench`.
+"""How fast and how large the sandbox is: its share of a SOAP call, postbacks per second, start, and memory.
 
-Sandbox, receiver and load run as processes of their own on this machine; figures are medians over the repetitions.
+`python -m bench.sandbox` prints the figures and writes them to bench/sandbox.md. Sandbox, receiver and load run as
+processes of their own on this machine; times are medians over the repetitions.
 """
 
 import contextlib
 import json
+import os
+import platform
+import smtplib
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpcore
 import psutil
 import requests
 import zeep
 
+REPORT = Path(__file__).with_name("sandbox.md")
 REPETITIONS = 5
 CALLS = 1000
 TEXTS = 1500
+FLOODS = 4
 RECEIVER = """
 import sys, uvicorn
 async def answer(scope, receive, send):
@@ -74,37 +81,73 @@ def soap_share() -> tuple[float, float]:
     return used / CALLS * 1000, elapsed / CALLS * 1000
 
 
+class Control:
+    """The control API of a sandbox."""
+
+    def __init__(self, about: dict[str, str], pool: httpcore.ConnectionPool) -> None:
+        self._url = about["url"]
+        self._pool = pool
+
+    def ask(self, method: str, path: str, document: object = None) -> dict[str, list[dict[str, object]]]:
+        """One request and its document."""
+        answer = self._pool.request(
+            method,
+            self._url + path,
+            headers={"Content-Type": "application/json"},
+            content=json.dumps(document).encode() if document else None,
+        )
+        assert answer.status < 300, answer.content
+        found: dict[str, list[dict[str, object]]] = json.loads(answer.content)
+        return found
+
+    def subscribe(self, port: str) -> None:
+        """A subscription to inbound texts at the receiver."""
+        endpoint = f"http://127.0.0.1:{port.strip()}/postback/token"
+        self.ask("POST", "/control/subscriptions", {"endpoint": endpoint, "trigger_event": "INBOUND_TEXT_FINISHED"})
+
+    def send_texts(self, number: int, message: str) -> None:
+        """So many texts, and wait until the last postback is answered."""
+        for _ in range(number):
+            self.ask("POST", "/control/texts", {"from": "18185550101", "to": "18185550102", "message": message})
+        while any(
+            found["state"] != "answered" for found in self.ask("GET", "/control/postbacks?limit=10")["postbacks"]
+        ):
+            time.sleep(0.01)
+
+
 def postbacks_per_second(subscriptions: int) -> float:
     """Postbacks answered per second, with the log on, from the first text to the last answer."""
     with running_sandbox() as (about, _), running("-c", RECEIVER) as (port, _), httpcore.ConnectionPool() as pool:
-
-        def ask(method: str, path: str, document: object = None) -> dict[str, list[dict[str, object]]]:
-            answer = pool.request(
-                method,
-                about["url"] + path,
-                headers={"Content-Type": "application/json"},
-                content=json.dumps(document).encode() if document else None,
-            )
-            assert answer.status < 300, answer.content
-            found: dict[str, list[dict[str, object]]] = json.loads(answer.content)
-            return found
-
-        endpoint = f"http://127.0.0.1:{port.strip()}/postback/token"
+        control = Control(about, pool)
         for _ in range(subscriptions):
-            ask("POST", "/control/subscriptions", {"endpoint": endpoint, "trigger_event": "INBOUND_TEXT_FINISHED"})
-        text = {"from": "18185550101", "to": "18185550102", "message": "Hello, World!"}
+            control.subscribe(port)
         started = time.perf_counter()
-        for _ in range(TEXTS // subscriptions):
-            ask("POST", "/control/texts", text)
-        while any(
-            postback["state"] != "answered" for postback in ask("GET", "/control/postbacks?limit=10")["postbacks"]
-        ):
-            time.sleep(0.01)
+        control.send_texts(TEXTS // subscriptions, "Hello, World!")
         elapsed = time.perf_counter() - started
-        log = ask("GET", "/control/postbacks")["postbacks"]
+        log = control.ask("GET", "/control/postbacks")["postbacks"]
         assert len(log) == TEXTS
         assert all(postback["state"] == "answered" for postback in log)
     return TEXTS / elapsed
+
+
+def memory() -> list[float]:
+    """MB that the sandbox has taken at its start and after each of some floods, all alike."""
+    with running_sandbox() as (about, process), running("-c", RECEIVER) as (port, _), httpcore.ConnectionPool() as pool:
+        control, sizes = Control(about, pool), [process.memory_info().rss / 2**20]
+        control.subscribe(port)
+        soap = about["url"] + "/api/1.1/soap12/subscription"
+        for _ in range(FLOODS):
+            control.send_texts(6000, "x" * 5000)
+            for _ in range(2500):
+                assert pool.request("POST", soap, content=b"<" * 60_000).status == 401
+            with smtplib.SMTP("127.0.0.1", int(about["smtp_port"])) as smtp:
+                for _ in range(150):
+                    smtp.sendmail(
+                        "a@example.com", ["b@example.com"], b"Subject: x\r\n\r\n" + (b"x" * 98 + b"\r\n") * 10_000
+                    )
+            control.ask("GET", "/mailbox/threads")
+            sizes.append(process.memory_info().rss / 2**20)
+    return sizes
 
 
 def start_of_object() -> float:
@@ -129,17 +172,39 @@ def median(measure: Callable[[], float]) -> float:
     return statistics.median(measure() for _ in range(REPETITIONS))
 
 
-def main() -> None:
-    """Measure and print."""
+def report() -> list[tuple[str, str, str]]:
+    """What, target, measured."""
     shares = [soap_share() for _ in range(REPETITIONS)]
     share, whole = (statistics.median(column) for column in zip(*shares, strict=True))
-    print(f"{'sandbox':32}{'target':>12}{'measured':>12}")
-    print(f"{'CPU per SOAP call':32}{'<= 0.5 ms':>12}{share:9.2f} ms   of {whole:.2f} ms through zeep")
-    for subscriptions in (1, 10):
-        rate = median(lambda subscriptions=subscriptions: postbacks_per_second(subscriptions))  # type: ignore[misc]
-        print(f"{f'postbacks, {subscriptions} subscription(s)':32}{'>= 500/s':>12}{rate:10.0f}/s")
-    print(f"{'start of Sandbox()':32}{'< 300 ms':>12}{median(start_of_object):9.0f} ms")
-    print(f"{'start of python -m sandbox':32}{'':>12}{median(start_of_command):9.0f} ms")
+    rates = {number: median(lambda number=number: postbacks_per_second(number)) for number in (1, 10)}  # type: ignore[misc]
+    start, *sizes = memory()
+    return [
+        ("CPU of a CreateSubscription", "≤ 0.5 ms", f"{share:.2f} ms of the {whole:.2f} ms that it takes through zeep"),
+        ("postbacks to 1 subscription, log on", "≥ 500/s", f"{rates[1]:.0f}/s"),
+        ("postbacks to 10 subscriptions, log on", "≥ 500/s", f"{rates[10]:.0f}/s"),
+        ("start of `Sandbox()`", "< 300 ms", f"{median(start_of_object):.0f} ms"),
+        ("start of `python -m sandbox`, imports and all", "", f"{median(start_of_command):.0f} ms"),
+        ("memory at the start", "", f"{start:.0f} MB"),
+        ("memory after each of several floods", "bounded", ", ".join(f"{size:.0f}" for size in sizes) + " MB"),
+    ]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    lines = [
+        "# The sandbox in figures",
+        "Written by `python -m bench.sandbox`: medians of five runs; sandbox, receiver and load on one machine. A flood is",
+        "6,000 postbacks of 10 KB, 2,500 SOAP requests of 60 KB and 150 mails of 1 MB.",
+        "",
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
+        "",
+        "| | target | measured |",
+        "|---|---|---|",
+        *(f"| {what} | {target} | {measured} |" for what, target, measured in report()),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    REPORT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from forwarder.ledger import Ledger, NotFoundError
 from forwarder.metrics import exposition
 from forwarder.outbox import Routed
 from forwarder.postback import InboundText
-from forwarder.status_page import FOLDER, SHOWN, StatusPage, span_named
+from forwarder.status_page import FOLDER, SHOWN, SHOWN_FAILED, StatusPage, span_named
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_FORM: Final = 10_000
@@ -138,8 +138,8 @@ class AdminPages:
         if vitals.totals:
             slots = self._ledger.flow(since, span.step)[: span.seconds // span.step]
             found = {
-                "dead": self._ledger.dead(SHOWN) if vitals.totals.dead else [],
-                "quarantined": self._ledger.quarantined(SHOWN) if vitals.totals.quarantined else [],
+                "dead": self._ledger.dead(SHOWN_FAILED) if vitals.totals.dead else [],
+                "quarantined": self._ledger.quarantined(SHOWN_FAILED) if vitals.totals.quarantined else [],
                 "recent": self._ledger.recent(SHOWN),
             }
         return self._page.draw(vitals, span, slots, since, token=self._token, notice=notice, **found)
@@ -156,12 +156,16 @@ class AdminPages:
         return Response(figures, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def replay_dead(self, request: Request) -> Response:
-        """Queue one dead delivery again, and show the page."""
+        """Queue one dead delivery again, or all if none is named, and show the page."""
         form = await self._form(request)
         if form is None:
             return _stale()
-        text_id, recipient = _number(form.get("text_id")), form.get("recipient")
-        return await self._do("replayed", self._ledger.replay_dead, [text_id], recipient)
+        which = [_number(form["text_id"])] if "text_id" in form else None
+        try:
+            await run_in_threadpool(self._ledger.replay_dead, which, form.get("recipient"))
+        except NotFoundError:
+            return RedirectResponse("/?done=gone", 303)
+        return RedirectResponse("/?done=replayed", 303)
 
     async def replay_quarantined(self, request: Request) -> Response:
         """Read one postback again, and show the page."""
@@ -176,13 +180,6 @@ class AdminPages:
             return "unreadable" if self._ledger.replay_quarantined([ident], self._route).left else "replayed"
         except NotFoundError:
             return "gone"
-
-    async def _do(self, done: str, change: Callable[..., object], *arguments: object) -> Response:
-        try:
-            await run_in_threadpool(change, *arguments)
-        except NotFoundError:
-            done = "gone"
-        return RedirectResponse(f"/?done={done}", 303)
 
     async def _form(self, request: Request) -> dict[str, str] | None:
         """The form, if it comes from a page of this process; None if not."""

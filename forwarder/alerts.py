@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from forwarder.errors import ForwarderError, MailServerUnavailable, Unavailable
 from forwarder.health import Vitals
 from forwarder.ledger import Entry, Ledger, Quarantined
+from forwarder.mail import MAX_LINE
 from forwarder.numbers import mask
 from forwarder.outbox import Outbox
 from forwarder.schema import alert
@@ -40,6 +41,7 @@ SHOWN: Final = 20
 """Most deliveries and postbacks that one alert names."""
 
 _OPERATOR: Final = "operator"
+_POLICY: Final = SMTP.clone(max_line_length=MAX_LINE)
 
 log: Final = logging.getLogger(__name__)
 
@@ -52,19 +54,20 @@ class Heartbeat:
         url: str,
         check: Callable[[], Vitals],
         log_in: Callable[[], Awaitable[None]],
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url
         self._check = check
         self._log_in = log_in
-        self._transport = transport
         self._silent: str | None = None
 
     async def run(self) -> None:
         """Beat until cancelled."""
-        async with httpx.AsyncClient(timeout=10.0, follow_redirects=True, transport=self._transport) as client:
+        async with httpx.AsyncClient(timeout=10.0, follow_redirects=True) as client:
             while True:
-                await self.beat(client)
+                try:
+                    await self.beat(client)
+                except Exception:
+                    log.exception("heartbeat.failed")
                 await asyncio.sleep(BEAT_SECONDS)
 
     async def beat(self, client: httpx.AsyncClient) -> None:
@@ -191,6 +194,8 @@ class OperatorMail:
                 await self.tell()
             except Unavailable as error:
                 log.error("alert.not_sent reason=%r", str(error))
+            except Exception:
+                log.exception("alert.failed")
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._something.wait()
@@ -227,14 +232,16 @@ class OperatorMail:
 
 def alert_mail(news: News, sender: str, operators: Sequence[str], page: str) -> bytes:
     """The mail about `news`: no message text, numbers masked, and what to do."""
-    mail = EmailMessage(policy=SMTP)
+    mail = EmailMessage(policy=_POLICY)
     mail["From"] = f"callfire-mail <{sender}>"
     mail["To"] = ", ".join(operators)
     mail["Subject"] = f"callfire-mail: {_summary(len(news.dead), len(news.quarantined))}"
     mail["Date"] = formatdate(usegmt=True)
     mail["Message-ID"] = make_msgid("alert", sender.rpartition("@")[2])
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content("\n".join([*_dead_lines(news), *_quarantine_lines(news), *_advice(news, page)]) + "\n")
+    mail.set_content(
+        "\n".join([*_dead_lines(news), *_quarantine_lines(news), *_advice(news, page)]) + "\n", cte="quoted-printable"
+    )
     return mail.as_bytes()
 
 

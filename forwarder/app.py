@@ -20,7 +20,7 @@ from forwarder.health import Health, TokenUse
 from forwarder.ledger import Ledger
 from forwarder.letters import Letters
 from forwarder.mail import Letterhead
-from forwarder.outbox import Outbox, Routed, connect, lock_state_dir
+from forwarder.outbox import Outbox, Result, Routed, connect, lock_state_dir
 from forwarder.postback import InboundText
 from forwarder.receiver import Receiver
 from forwarder.routes import Routes
@@ -33,6 +33,8 @@ DRAIN_SECONDS: Final = 8.0
 """How long mails under way may take to end when the forwarder stops."""
 TOKEN_SECONDS: Final = 15.0
 """How often it is written down when tokens were used."""
+FIRST_PURGE_SECONDS: Final = 60.0
+"""How long after its start a forwarder has better things to do."""
 PURGE_SECONDS: Final = 3600.0
 """How often what is old is forgotten."""
 
@@ -93,8 +95,8 @@ class Forwarder:
 
         return Heartbeat(url, self.health.check, contact)
 
-    def _report(self, *args: object) -> None:
-        self.commits.report(*args)  # type: ignore[arg-type]
+    def _report(self, result: Result) -> None:
+        self.commits.report(result)
 
     def _wake(self) -> None:
         self.commits.wake()
@@ -134,8 +136,8 @@ class Forwarder:
         """Start what goes on beside receiving and sending, and is never in their way."""
         url = self.settings.heartbeat_url
         tasks = [
-            _every(TOKEN_SECONDS, self.token_use.save, "tokens.not_saved"),
-            _every(PURGE_SECONDS, self._purge, "purge.failed"),
+            _every(TOKEN_SECONDS, TOKEN_SECONDS, self.token_use.save, "tokens.not_saved"),
+            _every(FIRST_PURGE_SECONDS, PURGE_SECONDS, self._purge, "purge.failed"),
             *([self.operator_mail.run()] if self.operator_mail else []),
             *([self._heartbeat(url.get_secret_value()).run()] if url else []),
         ]
@@ -155,8 +157,9 @@ class Forwarder:
             log.info("purge.done messages=%s texts=%s", purged.messages, purged.texts)
 
 
-async def _every(seconds: float, work: Callable[[], None], failure: str) -> None:
-    """Do `work` in a thread, now and again and again."""
+async def _every(first: float, seconds: float, work: Callable[[], None], failure: str) -> None:
+    """Do `work` in a thread, for the first time after so many seconds, and again and again."""
+    await asyncio.sleep(first)
     while True:
         await _in_thread(work, failure)
         await asyncio.sleep(seconds)
@@ -193,6 +196,8 @@ def serve(settings: Settings) -> None:
             uvloop.run(_run(settings, outbox))
         except Unavailable as error:
             raise StartError(str(error)) from error
+        finally:
+            outbox.close()
     finally:
         lock.close()
 

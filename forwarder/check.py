@@ -1,7 +1,8 @@
 """Whether a forwarder could run with these settings, here and now: everything is looked at, everything is told."""
 
-import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,22 +67,24 @@ def check_database(place: Place) -> str:
     if file is not None and not file.exists():
         _could_be_made(file.parent)
         return f"{file} will be made at the first start"
-    outbox = Outbox(connect(place.outbox_url))
-    with outbox.reading() as connection:
-        tables = sa.inspect(connection).get_table_names()
-    if not tables:
-        return "empty; its tables will be made at the first start"
-    outbox.check_writable()
+    with closing(Outbox(connect(place.outbox_url))) as outbox:
+        with outbox.reading() as connection:
+            tables = sa.inspect(connection).get_table_names()
+        if not tables:
+            return "empty; its tables will be made at the first start"
+        outbox.check_writable()
     return str(file) if file else "PostgreSQL"
 
 
 def _could_be_made(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=next(parent for parent in (folder, *folder.parents) if parent.exists())):
+            pass
+    except OSError as error:
         raise StartError(
-            f"the state folder {folder} cannot be written; "
+            f"the state folder {folder} cannot be written ({error.strerror}); "
             "create it for this user or set FORWARDER_STATE_DIR to another"
-        )
+        ) from error
 
 
 def _look(what: str, look: Callable[[], str]) -> Finding:

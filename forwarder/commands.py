@@ -27,6 +27,7 @@ from forwarder.ledger import Entry, Ledger, Quarantined
 from forwarder.letters import Letters
 from forwarder.log import set_up_logging
 from forwarder.mail import Letterhead
+from forwarder.migrations import check_version
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
@@ -46,7 +47,20 @@ text_ids = click.argument("text_ids", metavar="[TEXT_ID]...", type=int, nargs=-1
 idents = click.argument("idents", metavar="[ID]...", type=int, nargs=-1)
 
 
-@click.group(invoke_without_command=True)
+class _Verbs(click.Group):
+    """Commands whose errors are sentences, one a line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a ForwarderError ends it with its sentences and the exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except ForwarderError as error:
+            for line in str(error).splitlines():
+                click.echo(f"forwarder: {line}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"max_content_width": 100})
 @click.pass_context
 def main(context: click.Context) -> None:
     """Turns CallFire's postbacks into emails and loses none. Without a command it serves.
@@ -70,7 +84,7 @@ def serve_command(as_json: bool = False) -> None:  # noqa: FBT001, FBT002 - clic
 @main.command()
 @as_json
 def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Look at settings, routes, templates, contacts, database and mail server, and tell all that is wrong.
+    """Look at settings and files, database and mail server, and tell all that is wrong.
 
     The exit status is 0 if nothing is.
     """
@@ -92,7 +106,10 @@ def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
 @click.option("--print", "only_print", is_flag=True, help="Show the mail instead of sending it.")
 @as_json
 def send_test(as_json: bool, only_print: bool, **text: str) -> None:  # noqa: FBT001 - click calls it by name
-    """Send the mails that such a text would become, past the outbox, and tell what the mail server says."""
+    """Send the mails of a text that never was.
+
+    They go past the outbox, by the routes, and what the mail server says is told.
+    """
     settings = load_settings()
     route, envelopes = _test_mails(settings, **text)
     outcomes = [(each, "not sent") for each in envelopes] if only_print else asyncio.run(_send(settings, envelopes))
@@ -140,7 +157,7 @@ async def _send(settings: Settings, envelopes: list[Envelope]) -> list[tuple[Env
 @main.command()
 @as_json
 def status(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Tell how it is going: what waits, what needs you, what happened in the last hour."""
+    """Tell what waits, what needs you, what happened lately."""
     place = load_place()
     ledger = _ledger(place)
     totals, now = ledger.totals(), time.time()
@@ -184,7 +201,7 @@ def _running(place: Place, running: dict[str, Any] | None) -> str:
 
 @main.group()
 def dead() -> None:
-    """Deliveries that were given up: a person looks at the reason, and replays or drops them."""
+    """Deliveries that were given up: replay or drop them."""
 
 
 @dead.command("list")
@@ -230,7 +247,8 @@ def dead_show(text_id: int, as_json: bool) -> None:  # noqa: FBT001 - click call
     _say(f"text {text_id}, through subscription {found.subscription_id}")
     _say(f"From: {first.from_number}\n  To: {first.to_number}\nTime: {found.created}\nText: {found.message}\n")
     for entry in found.entries:
-        _say(f"{entry.recipient}: died {_ago(entry.changed_at)}, tried {entry.attempts} times\n  {entry.answer}")
+        tries = _many(entry.attempts, "time", "times")
+        _say(f"{entry.recipient}: died {_ago(entry.changed_at)}, tried {tries}\n  {entry.answer}")
 
 
 @dead.command("replay")
@@ -239,7 +257,10 @@ def dead_show(text_id: int, as_json: bool) -> None:  # noqa: FBT001 - click call
 @to_recipient
 @as_json
 def dead_replay(text_ids: tuple[int, ...], everything: bool, recipient: str | None, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Queue them again, as new: a running forwarder sends them within a second or two."""
+    """Queue them again, as new.
+
+    A running forwarder sends them within a second or two.
+    """
     count = _ledger(load_place()).replay_dead(_which(text_ids, everything), recipient)
     _done(as_json, {"replayed": count}, f"{_many(count, 'delivery', 'deliveries')} queued again")
 
@@ -261,7 +282,7 @@ def dead_drop(text_ids: tuple[int, ...], everything: bool, recipient: str | None
 
 @main.group()
 def quarantine() -> None:
-    """Postbacks that nobody could read: a newer release perhaps can, or a person does."""
+    """Postbacks that nobody could read: replay or drop them."""
 
 
 @quarantine.command("list")
@@ -298,7 +319,10 @@ def quarantine_show(ident: int, as_json: bool) -> None:  # noqa: FBT001 - click 
 @all_of_them
 @as_json
 def quarantine_replay(idents: tuple[int, ...], everything: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Read them again with this release; what can be read is queued, what cannot stays. Needs all settings: routes."""
+    """Read them again with this release.
+
+    What can be read is queued, what cannot be stays. The routes decide, so this needs all settings.
+    """
     settings = load_settings()
     found = _ledger(settings).replay_quarantined(_which(idents, everything), router(settings.all_routes))
     words = (
@@ -327,7 +351,10 @@ def quarantine_drop(idents: tuple[int, ...], everything: bool, yes: bool, as_jso
 @click.option("--metadata-days", type=click.FloatRange(0), help="Instead of FORWARDER_KEEP_METADATA_DAYS.")
 @as_json
 def purge(text_days: float | None, metadata_days: float | None, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Forget what is old now; a running forwarder does so every hour. What is not sent stays."""
+    """Forget now what is old.
+
+    A running forwarder does so every hour. What is not sent stays, and so do the dead and the quarantine.
+    """
     place = load_place()
     purged = _ledger(place).purge(
         place.keep_text_days if text_days is None else text_days,
@@ -346,7 +373,11 @@ def _ledger(place: Place) -> Ledger:
             f"there is no outbox at {file}: a forwarder makes it when it first starts; "
             "set FORWARDER_STATE_DIR or FORWARDER_DATABASE_URL to the one you mean"
         )
-    return Ledger(Outbox(connect(place.outbox_url)))
+    outbox = Outbox(connect(place.outbox_url))
+    click.get_current_context().call_on_close(outbox.close)
+    with outbox.reading() as connection:
+        check_version(connection)
+    return Ledger(outbox)
 
 
 def _which(named: Sequence[int], everything: bool) -> Sequence[int] | None:  # noqa: FBT001 - the two ways to say which

@@ -19,5 +19,9 @@ class Unavailable(ForwarderError):
     """Nothing was stored, and nothing may be acknowledged: answer 503 and let CallFire send it again."""
 
 
+class Unstorable(ForwarderError):
+    """The database works and will never have what it was given; whatever else came with it is not stored either."""
+
+
 class MailServerUnavailable(ForwarderError):
     """No mail can be handed over at all: every delivery stays where it is until the mail server is back."""

@@ -268,7 +268,7 @@ class Ledger:
         self._purging.clear()
 
     def _purge_messages(self, before: float) -> int:
-        old = sa.select(texts.c.id).where(texts.c.received_at < before, texts.c.raw.is_not(None), _settled())
+        old = sa.and_(texts.c.received_at < before, texts.c.raw.is_not(None), _settled())
 
         def forget(connection: sa.Connection, idents: Sequence[int]) -> int:
             return redact(connection, texts.c.id.in_(idents))
@@ -276,7 +276,7 @@ class Ledger:
         return self._in_batches(old, forget)
 
     def _purge_texts(self, before: float) -> int:
-        old = sa.select(texts.c.id).where(texts.c.received_at < before, _settled())
+        old = sa.and_(texts.c.received_at < before, _settled())
 
         def forget(connection: sa.Connection, idents: Sequence[int]) -> int:
             settled = sa.and_(texts.c.id.in_(idents), _settled())
@@ -286,16 +286,19 @@ class Ledger:
 
         return self._in_batches(old, forget)
 
-    def _in_batches(self, wanted: sa.Select[Any], forget: Callable[[sa.Connection, Sequence[int]], int]) -> int:
-        """Do `forget` with all that is wanted, some of it at a time; finding it is in nobody's way."""
-        with self._outbox.reading() as connection:
-            idents = connection.scalars(wanted).all()
-        forgotten = 0
-        for start in range(0, len(idents), BATCH):
-            if not self._purging.is_set():
+    def _in_batches(self, wanted: sa.ColumnElement[bool], forget: Callable[[sa.Connection, Sequence[int]], int]) -> int:
+        """Do `forget` with all texts that are wanted, some of them at a time; finding them is in nobody's way."""
+        place = sa.tuple_(texts.c.received_at, texts.c.id)
+        forgotten, last = 0, (0.0, 0)
+        while self._purging.is_set():
+            statement = sa.select(texts.c.received_at, texts.c.id).where(wanted, place > last).order_by(*place.clauses)
+            with self._outbox.reading() as connection:
+                found = [(received_at, ident) for received_at, ident in connection.execute(statement.limit(BATCH))]
+            if not found:
                 break
+            last = found[-1]
             with self._outbox.transaction() as connection:
-                forgotten += forget(connection, idents[start : start + BATCH])
+                forgotten += forget(connection, [ident for _, ident in found])
         return forgotten
 
 

@@ -21,6 +21,7 @@ MAX_LINE: Final = 998
 MAX_SUBJECT: Final = 250
 """Longest subject, in characters; a longer one ends in an ellipsis."""
 
+_RECOVERED: Final = "X-CallFire-Recovered: malformed postback\r\n"
 _PLAIN: Final = re.compile(r"[\x20-\x7e]*")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SPACE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
@@ -86,6 +87,7 @@ def compose_email(  # noqa: PLR0913 - a mail has this many parts
         "Auto-Submitted: auto-generated\r\n"
         f"X-CallFire-Text-Id: {text.id}\r\n"
         f"X-CallFire-Subscription-Id: {header_value('X-CallFire-Subscription-Id', text.subscription_id)}\r\n"
+        f"{_RECOVERED if text.recovered else ''}"
         "MIME-Version: 1.0\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Transfer-Encoding: {encoding}\r\n\r\n"

@@ -8,10 +8,11 @@ neither HTTP nor SMTP; `commits.py` feeds it from one thread.
 
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +20,22 @@ from typing import IO, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.compiler import compiles
 
-from forwarder.errors import StartError, Unavailable
+from forwarder.errors import StartError, Unavailable, Unstorable
+from forwarder.migrations import upgrade
 from forwarder.postback import InboundText
-from forwarder.schema import State, deliveries, flow, metadata, quarantine, texts, workers
+from forwarder.schema import State, deliveries, flow, quarantine, texts, workers
 from forwarder.schema import secrets as secret_table
 
-LEASE_SECONDS: Final = 60.0
+LEASE_SECONDS: Final = 30.0
 """How long a forwarder's deliveries stay its own after it was last heard of; renewed three times in that time."""
+LONGEST_WAIT: Final = 4 * 3600.0
+"""Most seconds between two attempts at a delivery; one that waits longer was queued by a clock that was wrong."""
+
+Key = tuple[int, str]
+"""What a delivery is known by: the text's id and the recipient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +80,21 @@ class Delivery:
     """When it was received or, if later, replayed: how long it has been tried counts from here."""
     redact: bool = False
 
+    @property
+    def key(self) -> Key:
+        """What it is known by."""
+        return self.text.id, self.recipient
+
+    @property
+    def order(self) -> float:
+        """What was created first goes first, whenever it arrived; in seconds since the epoch."""
+        created_at = self.text.created_at
+        return created_at if created_at is not None and created_at < self.received_at else self.received_at
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one attempt at a delivery ended: sent, dead, or queued again for `next_at`."""
+    """How one attempt at a delivery ended: sent, dead, or queued again for `next_at`; or that it was not tried."""
 
     delivery: Delivery
     state: State
@@ -109,6 +127,11 @@ class Outcome:
     """When the next delivery is due, if the turn looked and found none left that is due now."""
 
 
+_QUEUED: Final = State.QUEUED.value
+_SENDING: Final = State.SENDING.value
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
 class _DatabaseTime(sa.sql.functions.FunctionElement[float]):
     """Seconds since the epoch by the clock that all forwarders share."""
 
@@ -127,16 +150,25 @@ def _postgresql_time(*_: Any, **__: Any) -> str:
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine for the outbox at `url`: every SQLite transaction is a writer's and on disk when it is committed."""
+    """An engine for the outbox at `url`: what is committed is on disk, and a dead server is noticed within seconds."""
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=2, pool_pre_ping=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    """Every transaction that may write is a writer's from its start, so that none waits for a lock halfway."""
+    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver's own idea of transactions is in the way of BEGIN IMMEDIATE
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "journal_size_limit=67108864"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "secure_delete=ON",
+            "journal_size_limit=67108864",
+            "cache_size=-16384",
+        ):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @sa.event.listens_for(engine, "begin")
@@ -147,24 +179,58 @@ def connect(url: str) -> sa.Engine:
     return engine
 
 
+_POSTGRESQL_OPTIONS: Final = {
+    "connect_timeout": "5",
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "application_name": "callfire-forwarder",
+}
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"), connect_args=options, pool_size=2, pool_pre_ping=True
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: object) -> None:
+        connection.execute("SET statement_timeout = '60s'")
+        connection.execute("SET lock_timeout = '30s'")
+        # a server set up to lose the last commits of a crash would break the first promise
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        connection.commit()
+
+    return engine
+
+
 def lock_state_dir(state_dir: Path) -> IO[str]:
     """The lock that keeps a second forwarder off this state folder; held until the file is closed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (state_dir / "lock").open("a+", encoding="ascii")
+        return _lock(state_dir / "lock", f"the state folder {state_dir}")
     except OSError as error:
         raise StartError(
             f"the state folder {state_dir} cannot be written ({error.strerror}); "
             "create it for this user or set FORWARDER_STATE_DIR to another"
         ) from error
+
+
+def _lock(path: Path, what: str) -> IO[str]:
+    """A lock on `path`, which says who holds it; raises StartError if somebody else does."""
+    lock = path.open("a+", encoding="ascii")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         lock.seek(0)
         holder = lock.read().strip() or "unknown"
         lock.close()
         raise StartError(
-            f"another forwarder (process {holder}) uses the state folder {state_dir}; "
+            f"another forwarder (process {holder}) uses {what}; "
             "stop it, set FORWARDER_STATE_DIR to another folder, or use PostgreSQL for several forwarders"
         ) from error
     lock.truncate(0)
@@ -181,20 +247,22 @@ class Outbox:
         self.clock = clock
         self.worker = secrets.token_hex(8)
         self._shared = engine.dialect.name == "postgresql"
+        self._words = f"the database ({'FORWARDER_DATABASE_URL' if self._shared else 'FORWARDER_STATE_DIR'})"
         self._insert = postgresql.insert if self._shared else sqlite.insert
+        self._path = None if self._shared or not engine.url.database else Path(engine.url.database)
+        self._file: tuple[int, int] | None = None
+        self._lock: IO[str] | None = None
+        self._sql = _Statements(engine.dialect.name, self._insert)
 
     def migrate(self) -> None:
-        """Bring the tables to this release's version, with everything in them."""
-        metadata.create_all(self.engine)
+        """Bring the tables to this release's version, with everything in them.
 
-    @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction; a database that cannot be written raises Unavailable and leaves nothing behind."""
-        try:
-            with self.engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be written: {_short(error)}") from error
+        Raises StartError if a newer release wrote them, or the database cannot hold every text.
+        """
+        with self.transaction() as connection:
+            upgrade(connection)
+        if self._path:
+            self._file = _identity(self._path)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -203,7 +271,31 @@ class Outbox:
             with self.engine.connect().execution_options(reading=True) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
-            raise Unavailable(f"the database cannot be read: {_short(error)}") from error
+            raise Unavailable(f"{self._words} cannot be read: {_short(error)}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction, which leaves nothing behind if it fails.
+
+        Raises Unavailable when the database cannot be written, Unstorable when it will not have what it is given.
+        """
+        if self._file and self._path and _identity(self._path) != self._file:
+            raise Unavailable(
+                f"{self._path} is not the file that was opened: it was moved, deleted or replaced; "
+                f"as long as process {os.getpid()} runs the old one is among /proc/{os.getpid()}/fd; "
+                "put it back, or restart the forwarder to use what is there now"
+            )
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except (DataError, IntegrityError) as error:
+            raise Unstorable(_short(error)) from error
+        except DBAPIError as error:
+            raise Unavailable(f"{self._words} cannot be written: {_short(error)}") from error
+        except (StatementError, OverflowError, UnicodeError) as error:
+            raise Unstorable(_short(error)) from error
+        except SQLAlchemyError as error:
+            raise Unavailable(f"{self._words} cannot be written: {_short(error)}") from error
 
     def check_writable(self) -> None:
         """Raise Unavailable unless a transaction could write right now."""
@@ -220,91 +312,133 @@ class Outbox:
             return bytes(value)
 
     def register(self) -> int:
-        """Say that this forwarder is alive, and queue again what a lost one had in hand; returns how many.
+        """Say that this forwarder begins, and queue again what a lost one had in hand; returns how many.
 
-        With SQLite the file lock proves that there is no other, so whatever is in hand belongs to a lost one.
+        With SQLite a file lock proves that there is no other, so whatever is in hand belongs to a lost one. Raises
+        StartError if there is another.
         """
+        if self._path and not self._lock:
+            self._lock = _lock(self._path.with_name(f"{self._path.name}-lock"), f"the outbox {self._path}")
         with self.transaction() as connection:
             if not self._shared:
                 connection.execute(sa.delete(workers))
-            alive_until = _DatabaseTime() + LEASE_SECONDS
-            statement = self._insert(workers).values(id=self.worker, alive_until=alive_until)
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["id"], set_={"alive_until": alive_until})
-            )
-            connection.execute(sa.delete(workers).where(workers.c.alive_until < _DatabaseTime()))
-            lost = connection.execute(
-                sa.update(deliveries)
-                .where(_is(State.SENDING), deliveries.c.owner.not_in(sa.select(workers.c.id)))
-                .values(state=State.QUEUED, owner=None)
-            )
-        return lost.rowcount
+            self._say_alive(connection)
+            return _take_over(connection)
 
-    def unregister(self, in_hand: Iterable[Delivery] = ()) -> None:
+    def renew(self) -> bool:
+        """Stay alive for another lease, and queue again what lost forwarders had in hand.
+
+        False if this one had been taken for lost itself: what it has in hand may be others' by now.
+        """
+        with self.transaction() as connection:
+            known = connection.scalar(sa.select(workers.c.id).where(workers.c.id == self.worker).with_for_update())
+            self._say_alive(connection)
+            _take_over(connection)
+            connection.execute(
+                sa.update(deliveries)
+                .where(_is(State.QUEUED), deliveries.c.next_at > self.clock() + LONGEST_WAIT)
+                .values(next_at=self.clock())
+            )
+        return known is not None
+
+    def reconcile(self, in_hand: Collection[Key]) -> set[Key]:
+        """After a commit nobody can be sure of: queue what is ours and not in hand; returns what is ours no more."""
+        with self.transaction() as connection:
+            rows = connection.execute(
+                sa.select(deliveries.c.text_id, deliveries.c.recipient).where(
+                    _is(State.SENDING), deliveries.c.owner == self.worker
+                )
+            )
+            ours = {(text_id, recipient) for text_id, recipient in rows}
+            stray = sorted(ours - {*in_hand})
+            _many(connection, self._sql.give_back, [_named(key) for key in stray])
+        return {*in_hand} - ours
+
+    def unregister(self) -> None:
         """Give back what is in hand, so that the next forwarder need not wait for the lease to end."""
-        del in_hand
         with self.transaction() as connection:
             connection.execute(
                 sa.update(deliveries)
                 .where(_is(State.SENDING), deliveries.c.owner == self.worker)
-                .values(state=State.QUEUED, owner=None)
+                .values(state=_QUEUED, owner=None)
             )
             connection.execute(sa.delete(workers).where(workers.c.id == self.worker))
 
-    def turn(self, work: Turn) -> Outcome:
-        """Do `work` in one transaction. It is on disk when this returns; Unavailable means that none of it is."""
-        outcome = Outcome(Counter(), [], behind=False, next_due=None)
-        with self.transaction() as connection:
-            if work.postings:
-                self._accept(connection, work, outcome)
-            if work.results:
-                self._write_down(connection, work.results, outcome.counts)
-            if work.look or outcome.behind:
-                self._claim(connection, work.room - len(outcome.claimed), outcome)
-            self.count(connection, outcome.counts)
-        return outcome
+    def close(self) -> None:
+        """Close every connection, and let another forwarder have it."""
+        self.engine.dispose()
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
-    def _accept(self, connection: sa.Connection, work: Turn, outcome: Outcome) -> None:
+    def turn(self, work: Turn) -> Outcome:
+        """Do `work` in one transaction. It is on disk when this returns; an error means that none of it is.
+
+        Raises Unavailable, or Unstorable if something in it can never be stored.
+        """
+        all_new = True
+        while True:
+            outcome = Outcome(Counter(), [], behind=False, next_due=None)
+            try:
+                with self.transaction() as connection:
+                    if work.postings:
+                        self._accept(connection, work, outcome, all_new=all_new)
+                    if work.results:
+                        self._write_down(connection, work.results, outcome.counts)
+                    if work.look or outcome.behind:
+                        self._claim(connection, work.room - len(outcome.claimed), outcome)
+                    self.count(connection, outcome.counts)
+            except _KnownError:
+                all_new = False
+                continue
+            return outcome
+
+    def _say_alive(self, connection: sa.Connection) -> None:
+        alive_until = _DatabaseTime() + LEASE_SECONDS
+        statement = self._insert(workers).values(id=self.worker, alive_until=alive_until)
+        connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"alive_until": alive_until}))
+
+    def _accept(self, connection: sa.Connection, work: Turn, outcome: Outcome, *, all_new: bool) -> None:
         """Store what came in; what is new goes straight into the sender's hands if it waits for work."""
-        arrived = {
-            routed.text.id: (routed, posting.received_at) for posting in work.postings for routed in posting.texts
-        }
-        new = self._insert_texts(connection, arrived.values()) if arrived else set()
+        new = self._insert_texts(connection, work.postings, all_new=all_new)
         outcome.counts["received"] += len(new)
         outcome.counts["duplicate"] += sum(len(posting.texts) for posting in work.postings) - len(new)
         outcome.counts["ignored"] += sum(posting.ignored for posting in work.postings)
         fresh = [
             Delivery(routed.text, routed.route, recipient, 0, received_at, received_at, routed.redact)
-            for text_id, (routed, received_at) in arrived.items()
-            if text_id in new
-            for recipient in routed.recipients
+            for routed, received_at in new
+            for recipient in dict.fromkeys(routed.recipients)
         ]
-        fresh.sort(key=_due_first)
+        fresh.sort(key=lambda delivery: delivery.order)
         if not work.look:
             outcome.claimed = fresh[: work.room]
         outcome.behind = len(outcome.claimed) < len(fresh)
-        if fresh:
-            connection.execute(
-                sa.insert(deliveries),
-                [self._row(delivery, mine=place < len(outcome.claimed)) for place, delivery in enumerate(fresh)],
-            )
-        unread = [(posting, each) for posting in work.postings for each in posting.quarantined]
+        rows = [self._row(delivery, mine=place < len(outcome.claimed)) for place, delivery in enumerate(fresh)]
+        _many(connection, self._sql.insert_delivery, rows)
+        unread = [
+            {
+                "received_at": posting.received_at,
+                "reason": _storable(each.reason),
+                "content_type": _storable(each.content_type),
+                "body": each.body,
+            }
+            for posting in work.postings
+            for each in posting.quarantined
+        ]
         outcome.counts["quarantined"] += len(unread)
         if unread:
-            connection.execute(
-                sa.insert(quarantine),
-                [
-                    {
-                        "received_at": posting.received_at,
-                        "reason": each.reason,
-                        "content_type": each.content_type,
-                        "body": each.body,
-                    }
-                    for posting, each in unread
-                ],
-            )
+            connection.execute(sa.insert(quarantine), unread)
 
-    def _insert_texts(self, connection: sa.Connection, arrived: Iterable[tuple[Routed, float]]) -> set[int]:
+    def _insert_texts(
+        self, connection: sa.Connection, postings: Sequence[Posting], *, all_new: bool
+    ) -> list[tuple[Routed, float]]:
+        """Store the texts that are new and return them, in the order of their ids so that no two forwarders deadlock.
+
+        As good as every text is new, so that is tried first; raises _KnownError if one is not after all.
+        """
+        arrived = {routed.text.id: (routed, posting.received_at) for posting in postings for routed in posting.texts}
+        known = set() if all_new or not arrived else _known(connection, arrived)
+        new = [arrived[text_id] for text_id in sorted(arrived) if text_id not in known]
         rows = [
             {
                 "id": routed.text.id,
@@ -319,17 +453,19 @@ class Outbox:
                 "redact": routed.redact,
                 "received_at": received_at,
             }
-            for routed, received_at in arrived
+            for routed, received_at in new
         ]
-        return set(connection.scalars(self._insert(texts).on_conflict_do_nothing().returning(texts.c.id), rows))
+        if _many(connection, self._sql.insert_text, rows) < len(rows):
+            raise _KnownError
+        return new
 
     def _row(self, delivery: Delivery, *, mine: bool) -> dict[str, object]:
         return {
             "text_id": delivery.text.id,
             "recipient": delivery.recipient,
-            "state": State.SENDING if mine else State.QUEUED,
+            "state": _SENDING if mine else _QUEUED,
             "attempts": 0,
-            "next_at": _due_first(delivery),
+            "next_at": delivery.order,
             "owner": self.worker if mine else None,
             "answer": None,
             "queued_at": delivery.queued_at,
@@ -337,33 +473,22 @@ class Outbox:
 
     def _write_down(self, connection: sa.Connection, results: Sequence[Result], counts: Counter[str]) -> None:
         """A sent mail is sent whoever owns it by now; anything else only counts while the delivery is still ours."""
-        update = (
-            sa.update(deliveries)
-            .where(
-                deliveries.c.text_id == sa.bindparam("b_text_id"),
-                deliveries.c.recipient == sa.bindparam("b_recipient"),
-                sa.or_(deliveries.c.owner == self.worker, sa.bindparam("b_sent") == True),  # noqa: E712 - SQL
-            )
-            .values({name: sa.bindparam(f"b_{name}") for name in ("state", "attempts", "next_at", "answer")})
-            .values(owner=None)
-        )
-        connection.execute(
-            update,
-            [
-                {
-                    "b_text_id": result.delivery.text.id,
-                    "b_recipient": result.delivery.recipient,
-                    "b_sent": result.state is State.SENT,
-                    "b_state": result.state,
-                    "b_attempts": result.attempts,
-                    "b_next_at": result.next_at,
-                    "b_answer": result.answer,
-                }
-                for result in results
-            ],
-        )
+        rows = [
+            {
+                **_named(result.delivery.key),
+                "b_owner": self.worker,
+                "b_state": str(result.state),
+                "b_attempts": result.attempts,
+                "b_next_at": result.next_at,
+                "b_answer": _storable(result.answer),
+            }
+            for result in sorted(results, key=lambda result: result.delivery.key)
+        ]
+        _many(connection, self._sql.finish, [row for row in rows if row["b_state"] == State.SENT])
+        _many(connection, self._sql.finish_ours, [row for row in rows if row["b_state"] != State.SENT])
         for result in results:
-            counts["retried" if result.state is State.QUEUED else result.state] += 1
+            if result.attempts > result.delivery.attempts:
+                counts["retried" if result.state is State.QUEUED else str(result.state)] += 1
         redacted = {result.delivery.text.id for result in results if result.delivery.redact}
         if redacted:
             redact(connection, texts.c.id.in_(redacted), texts.c.redact)
@@ -371,26 +496,31 @@ class Outbox:
     def _claim(self, connection: sa.Connection, room: int, outcome: Outcome) -> None:
         """Take up to `room` deliveries that are due, the oldest first, passing over what others are just taking."""
         due = (
-            sa.select(deliveries.c.recipient, deliveries.c.attempts, deliveries.c.queued_at, texts)
+            sa.select(
+                deliveries.c.recipient,
+                deliveries.c.attempts,
+                texts.c.route,
+                texts.c.received_at,
+                deliveries.c.queued_at,
+                texts.c.redact,
+                texts.c.id,
+                texts.c.subscription_id,
+                texts.c.from_number,
+                texts.c.to_number,
+                texts.c.created,
+                texts.c.message,
+                texts.c.recovered,
+            )
             .join(texts, texts.c.id == deliveries.c.text_id)
             .where(_is(State.QUEUED), deliveries.c.next_at <= self.clock())
             .order_by(deliveries.c.next_at)
             .limit(max(room, 0))
             .with_for_update(skip_locked=True, of=deliveries)
         )
-        rows = connection.execute(due).all() if room > 0 else []
-        if rows:
-            connection.execute(
-                sa.update(deliveries)
-                .where(
-                    deliveries.c.text_id == sa.bindparam("b_text_id"),
-                    deliveries.c.recipient == sa.bindparam("b_recipient"),
-                )
-                .values(state=State.SENDING, owner=self.worker),
-                [{"b_text_id": row.id, "b_recipient": row.recipient} for row in rows],
-            )
-        outcome.claimed += [_delivery(row) for row in rows]
-        outcome.behind = len(rows) == room
+        claimed = [_delivery(row) for row in connection.execute(due)] if room > 0 else []
+        _many(connection, self._sql.take, [{**_named(delivery.key), "b_owner": self.worker} for delivery in claimed])
+        outcome.claimed += claimed
+        outcome.behind = len(claimed) == room
         if not outcome.behind:
             outcome.next_due = connection.scalar(sa.select(sa.func.min(deliveries.c.next_at)).where(_is(State.QUEUED)))
 
@@ -418,14 +548,69 @@ class Outbox:
             for kind, count in counts.items()
             if count
         ]
-        if rows:
-            statement = self._insert(flow)
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["minute", "worker", "kind"], set_={"count": flow.c.count + statement.excluded.count}
-                ),
-                rows,
+        _many(connection, self._sql.count, rows)
+
+
+class _KnownError(Exception):
+    """One of the texts is there already, perhaps from another forwarder at this very moment."""
+
+
+def _known(connection: sa.Connection, ids: Iterable[int]) -> set[int]:
+    """Those of `ids` that are ids of stored texts."""
+    numbers = ",".join(map(str, ids))
+    return set(connection.exec_driver_sql(f"SELECT id FROM text WHERE id IN ({numbers})").scalars())  # noqa: S608 - whole numbers
+
+
+class _Statements:
+    """What is executed for many rows at once, as text with named parameters, made once for a kind of database.
+
+    The rows go to the driver as they are, because SQLAlchemy's work on each of them would take half the time of a turn.
+    """
+
+    def __init__(self, database: str, insert: Callable[[sa.Table], Any]) -> None:
+        dialect: sa.Dialect = (
+            postgresql.dialect() if database == "postgresql" else sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy leaves them untyped
+        )
+
+        def compiled(statement: sa.ClauseElement) -> str:
+            return str(statement.compile(dialect=dialect))
+
+        one = sa.update(deliveries).where(
+            deliveries.c.text_id == sa.bindparam("b_text_id"), deliveries.c.recipient == sa.bindparam("b_recipient")
+        )
+        ours = deliveries.c.owner == sa.bindparam("b_owner")
+        finish = one.values({name: sa.bindparam(f"b_{name}") for name in ("state", "attempts", "next_at", "answer")})
+        count = insert(flow)
+        self.insert_text = compiled(insert(texts).on_conflict_do_nothing())
+        self.insert_delivery = compiled(sa.insert(deliveries))
+        self.take = compiled(one.values(state=sa.literal_column("'sending'"), owner=sa.bindparam("b_owner")))
+        self.give_back = compiled(one.values(state=sa.literal_column("'queued'"), owner=sa.null()))
+        self.finish = compiled(finish.values(owner=sa.null()))
+        self.finish_ours = compiled(finish.values(owner=sa.null()).where(ours))
+        self.count = compiled(
+            count.on_conflict_do_update(
+                index_elements=["minute", "worker", "kind"], set_={"count": flow.c.count + count.excluded.count}
             )
+        )
+
+
+def _many(connection: sa.Connection, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
+    """Execute `sql` for each of `rows`, whose values are the driver's own; returns how many rows it changed."""
+    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
+
+
+def _named(key: Key) -> dict[str, object]:
+    return {"b_text_id": key[0], "b_recipient": key[1]}
+
+
+def _take_over(connection: sa.Connection) -> int:
+    """Queue again what forwarders had in hand that have not been heard of for a lease; returns how many."""
+    connection.execute(sa.delete(workers).where(workers.c.alive_until < _DatabaseTime()))
+    return connection.execute(
+        sa.update(deliveries)
+        .where(_is(State.SENDING), deliveries.c.owner.not_in(sa.select(workers.c.id)))
+        .values(state=_QUEUED, owner=None)
+    ).rowcount
 
 
 def redact(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> int:
@@ -441,34 +626,32 @@ def _is(state: State) -> sa.ColumnElement[bool]:
     return sa.and_(sa.text("delivery.state <> 'sent'"), deliveries.c.state == sa.literal_column(f"'{state}'"))
 
 
-def _due_first(delivery: Delivery) -> float:
-    """When a new delivery is due: at once, those created first before the others whenever they arrived."""
-    created_at = delivery.text.created_at
-    return delivery.received_at if created_at is None else min(created_at, delivery.received_at)
-
-
 def _delivery(row: Any) -> Delivery:
-    return Delivery(
-        InboundText(
-            row.id,
-            row.subscription_id,
-            row.from_number,
-            row.to_number,
-            row.created,
-            row.message or "",
-            b"",
-            recovered=row.recovered,
-        ),
-        row.route,
-        row.recipient,
-        row.attempts,
-        row.received_at,
-        row.queued_at,
-        row.redact,
+    (
+        recipient, attempts, route, received_at, queued_at, redacted,
+        text_id, subscription_id, from_number, to_number, created, message, recovered,
+    ) = row  # fmt: skip
+    text = InboundText(
+        text_id, subscription_id, from_number, to_number, created, message or "", b"", recovered=recovered
     )
+    return Delivery(text, route, recipient, attempts, received_at, queued_at, redacted)
 
 
-def _short(error: SQLAlchemyError) -> str:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file `path` names, or None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _storable(value: str) -> str:
+    """`value` without what no database takes as text: NUL, and half of a character."""
+    return _UNSTORABLE.sub("\ufffd", value)
+
+
+def _short(error: Exception) -> str:
     """The database's own words, without the statement and its parameters."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    cause = error.orig if isinstance(error, StatementError) and error.orig else error
     return " ".join(str(cause).split()) or type(cause).__name__

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from lxml import etree
@@ -39,7 +40,17 @@ _XML_SAFE: Final[Mapping[str, bool]] = {
     "remove_comments": True,
     "remove_pis": True,
 }
-_CLOSED: Final = (re.compile(rb"</(?:[\w.-]+:)?Text\s*>"), re.compile(rb"</(?:[\w.-]+:)?Message\s*>"))
+_PAIRS: Final = tuple(
+    (re.compile(rb"<(?:[\w.-]+:)?%b[\s>]" % name), re.compile(rb"</(?:[\w.-]+:)?%b\s*>" % name))
+    for name in (b"Text", b"Message")
+)
+"""Every text and message that was begun in a malformed body must have been ended."""
+_ANY_NOTIFICATION: Final = f"{NOTIFICATION}*"
+_SUBSCRIPTION_ID: Final = f"{NOTIFICATION}SubscriptionId"
+_TEXT: Final = f"{DATA}Text"
+_TEXT_RECORD: Final = f"{DATA}TextRecord"
+_MESSAGE: Final = f"{DATA}Message"
+_FIELDS: Final = {f"{DATA}{field}": field for field in (*_SHORT_FIELDS, "Inbound", "Message")}
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
@@ -65,11 +76,7 @@ class InboundText:
     @property
     def created_at(self) -> float | None:
         """`created` in seconds since the epoch, or None if it is not a time."""
-        try:
-            moment = datetime.fromisoformat(self.created)
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return _moment(self.created)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,15 @@ class Unreadable:
 
 
 Event = InboundText | Ignored | Unreadable
+
+
+@lru_cache(1024)
+def _moment(created: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(created)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 class _NoTextError(Exception):
@@ -112,12 +128,11 @@ def _parse_xml(body: bytes) -> list[Event]:
         if root is None:
             return [Unreadable(f"not well-formed XML: {error}")]
         recovered = True
-    doctype = root.getroottree().docinfo
-    if doctype.internalDTD is not None or doctype.doctype or (recovered and b"<!DOCTYPE" in body):
+    if root.getroottree().docinfo.doctype or (recovered and b"<!DOCTYPE" in body):
         return [Unreadable("it has a document type definition, which no postback has")]
     found = list(_xml_events(root))
     if not found:
-        return [Unreadable(f"no CallFire event in <{etree.QName(root).text}>")]
+        return [Unreadable(f"no CallFire event in <{root.tag}>")]
     if len(found) > MAX_EVENTS:
         return [Unreadable(f"{len(found)} events in one body, more than {MAX_EVENTS}")]
     alone = len(found) == 1
@@ -129,7 +144,7 @@ def _parse_xml(body: bytes) -> list[Event]:
 
 def _recover(body: bytes) -> etree._Element | None:
     """What lxml makes of a malformed body, if no text in it can have been cut short."""
-    if not all(closed.search(body) for closed in _CLOSED):
+    if not all(0 < len(opened.findall(body)) == len(closed.findall(body)) for opened, closed in _PAIRS):
         return None
     try:
         return etree.fromstring(body, etree.XMLParser(recover=True, **_XML_SAFE))
@@ -139,32 +154,34 @@ def _recover(body: bytes) -> etree._Element | None:
 
 def _xml_events(root: etree._Element) -> Iterator[tuple[str, str, etree._Element]]:
     """Event name, subscription and payload of every event below `root`, which may be one itself."""
-    for element in root.iter(f"{NOTIFICATION}*"):
+    for element in root.iter(_ANY_NOTIFICATION):
         name = element.tag[len(NOTIFICATION) :]
         if name in OTHER_EVENTS:
             yield name, "", element
         elif name in TEXT_EVENTS:
-            subscription = element.findtext(f"{NOTIFICATION}SubscriptionId") or ""
-            texts = element.findall(f"{DATA}Text")
-            for text in texts:
+            subscription, texts = "", []
+            for child in element:
+                if child.tag == _SUBSCRIPTION_ID:
+                    subscription = child.text or ""
+                elif child.tag == _TEXT:
+                    texts.append(child)
+            for text in texts or (element,):
                 yield name, subscription, text
-            if not texts:
-                yield name, subscription, element
 
 
 def _xml_event(name: str, subscription: str, payload: etree._Element, raw: bytes, *, recovered: bool) -> Event:
     if name in OTHER_EVENTS:
         return Ignored(OTHER_EVENTS[name])
     fields: dict[str, str] = {}
-    records: list[str] = []
+    record: str | None = None
     for child in payload:
-        tag = child.tag[len(DATA) :] if child.tag.startswith(DATA) else ""
-        if tag == "TextRecord":
-            records.extend(_xml_text(message) for message in child.findall(f"{DATA}Message"))
-        elif tag:
-            fields.setdefault(tag, _xml_text(child))
-    if records:
-        fields.setdefault("Message", records[0])
+        field = _FIELDS.get(child.tag)
+        if field and field not in fields:
+            fields[field] = _xml_text(child)
+        elif record is None and child.tag == _TEXT_RECORD:
+            record = next((_xml_text(message) for message in child if message.tag == _MESSAGE), None)
+    if record is not None:
+        fields.setdefault("Message", record)
     fields["@id"] = payload.get("id", "")
     return _text_event(name, subscription, fields, raw, recovered=recovered)
 
@@ -263,7 +280,9 @@ def _short(fields: Mapping[str, str], field: str) -> str:
 
 def _one_line(value: str) -> str:
     """`value` as it may stand in a header: no line ends, no control characters, nothing that cannot be stored."""
-    return _CONTROLS.sub(" ", _UNSTORABLE.sub("\ufffd", value)).strip()
+    if not (value.isascii() and value.isprintable()):
+        value = _CONTROLS.sub(" ", _UNSTORABLE.sub("\ufffd", value))
+    return value.strip()
 
 
 def _text_id(fields: Mapping[str, str]) -> int:

@@ -23,6 +23,8 @@ MAX_BODY: Final = 1024 * 1024
 """Largest body that is read, in bytes."""
 READ_SECONDS: Final = 10.0
 """How long a body may take to arrive."""
+MAX_DISCARDED: Final = 8 * MAX_BODY
+"""So much of a body that is too large is read and forgotten, because who is still sending does not read an answer."""
 RETRY_AFTER: Final = 30
 """Seconds after which a postback that could not be stored may come again."""
 
@@ -93,13 +95,19 @@ class Receiver:
         if scope["method"] != "POST":
             raise _RefusedError(405, "only POST", (b"allow", b"POST"))
         content_type = _check_headers(scope["headers"])
-        posting, answer = self._read(await self._body(receive), content_type)
+        posting = self._read(await self._body(receive), content_type)
         try:
             await self._store(posting)
         except Unavailable as error:
             log.error("postback.not_stored %s", error)
             raise _RefusedError(503, "not stored, send it again", (b"retry-after", b"%d" % RETRY_AFTER)) from error
-        return answer
+        _log(posting)
+        return {
+            "status": "ok",
+            "texts": len(posting.texts),
+            "ignored": posting.ignored,
+            "quarantined": len(posting.quarantined),
+        }
 
     def _authenticate(self, token: str) -> None:
         """Compare with every token, each in constant time, whichever fits."""
@@ -119,35 +127,43 @@ class Receiver:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _RefusedError(400, "the body is incomplete")
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > MAX_BODY:
+                    chunk: bytes = message.get("body", b"")
+                    size += len(chunk)
+                    if size <= MAX_BODY:
+                        chunks.append(chunk)
+                    elif size > MAX_DISCARDED or not message.get("more_body"):
                         raise _too_large()
                     if not message.get("more_body"):
                         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         except TimeoutError as error:
             raise _RefusedError(408, "the body took too long", (b"connection", b"close")) from error
 
-    def _read(self, body: bytes, content_type: str) -> tuple[Posting, dict[str, object]]:
-        """What `body` leaves in the outbox, and what its sender is told."""
-        events = parse_postback(body)
-        texts = [event for event in events if isinstance(event, InboundText)]
-        ignored = sum(isinstance(event, Ignored) for event in events)
+    def _read(self, body: bytes, content_type: str) -> Posting:
+        """What `body` leaves in the outbox: whatever it is, something does."""
+        now = self._clock()
+        try:
+            events = parse_postback(body)
+            texts = tuple(self._route(event) for event in events if isinstance(event, InboundText))
+        except Exception as error:
+            log.exception("postback.failed bytes=%s", len(body))
+            return Posting(now, quarantined=(Quarantined(f"could not be read: {error!r}"[:2000], content_type, body),))
         reasons = [event.reason for event in events if isinstance(event, Unreadable)]
-        for text in texts:
-            log.info(
-                "postback.text text_id=%s from=%s to=%s%s",
-                text.id,
-                mask(text.from_number),
-                mask(text.to_number),
-                " recovered=true" if text.recovered else "",
-            )
-        quarantined: tuple[Quarantined, ...] = ()
-        if reasons:
-            log.warning("postback.quarantined bytes=%s reason=%r", len(body), reasons[0])
-            quarantined = (Quarantined("; ".join(reasons)[:2000], content_type, body),)
-        posting = Posting(self._clock(), tuple(self._route(text) for text in texts), quarantined, ignored)
-        return posting, {"status": "ok", "texts": len(texts), "ignored": ignored, "quarantined": len(quarantined)}
+        quarantined = (Quarantined("; ".join(reasons)[:2000], content_type, body),) if reasons else ()
+        return Posting(now, texts, quarantined, sum(isinstance(event, Ignored) for event in events))
+
+
+def _log(posting: Posting) -> None:
+    for routed in posting.texts:
+        text = routed.text
+        log.info(
+            "postback.text text_id=%s from=%s to=%s recovered=%s",
+            text.id,
+            mask(text.from_number),
+            mask(text.to_number),
+            str(text.recovered).lower(),
+        )
+    for unread in posting.quarantined:
+        log.warning("postback.quarantined bytes=%s reason=%r", len(unread.body), unread.reason)
 
 
 def _check_headers(headers: Sequence[tuple[bytes, bytes]]) -> str:
@@ -156,7 +172,7 @@ def _check_headers(headers: Sequence[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"content-type":
             content_type = value.decode("latin-1")
-        elif name == b"content-length" and int(value) > MAX_BODY:
+        elif name == b"content-length" and int(value) > MAX_DISCARDED:
             raise _too_large()
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise _RefusedError(415, "compressed bodies are not read", (b"accept-encoding", b"identity"))

@@ -13,7 +13,7 @@ from datetime import tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
@@ -139,14 +139,14 @@ def _keyword(value: str) -> str:
 
 def _template(value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("is not a string")  # noqa: TRY004 - pydantic reports ValueErrors
+        raise ValueError("a template is a string")  # noqa: TRY004 - pydantic reports ValueErrors
     return compile_template(value)
 
 
 def _time_zone(value: Any) -> ZoneInfo:
     try:
         return ZoneInfo(value)
-    except (OSError, ValueError, TypeError) as error:
+    except (ZoneInfoNotFoundError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{value!r} is no time zone, such as America/Los_Angeles or Europe/Berlin") from error
 
 
@@ -319,6 +319,14 @@ def _read(kind: type[_Table], title: str, table: Any, problems: list[str]) -> _T
         return None
 
 
+_PLAINER: Final = {
+    "tuple_type": "a string or a list of strings",
+    "string_type": "a string",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+
+
 def _explain(finding: Any, kind: type[BaseModel]) -> str:
     message: str = finding["msg"].removeprefix("Value error, ")
     if not finding["loc"]:
@@ -330,6 +338,8 @@ def _explain(finding: Any, kind: type[BaseModel]) -> str:
         message = "is required: letters, digits, - _ and . by which logs and lists call the route"
     elif finding["type"] == "string_pattern_mismatch":
         message = f"{finding['input']!r} is not 1 to 64 letters, digits, - _ and ."
+    elif finding["type"] in _PLAINER:
+        message = f"{finding['input']!r} is not {_PLAINER[finding['type']]}"
     elif finding["type"] != "value_error":
         message = f"{finding['input']!r}: {message[:1].lower()}{message[1:]}"
     return f", {name}: {message}"

@@ -5,26 +5,31 @@ concerns all of them: nothing is used up, everything waits until it is back.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import ssl
 import time
+from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
 from forwarder.errors import MailServerUnavailable
 from forwarder.numbers import mask
-from forwarder.outbox import Delivery, Result
+from forwarder.outbox import LONGEST_WAIT, Delivery, Key, Result
 from forwarder.schema import State
 from forwarder.smtp import ConnectionLostError, Envelope, MailServer, Reply, SmtpConnection
 
 IN_HAND: Final = 400
-"""Most deliveries in memory; the rest waits on disk."""
+"""Most conversations in memory; the rest waits on disk."""
+MOST_IN_HAND: Final = 4000
+"""Most deliveries in memory, so that a conversation of very many neither fills it nor keeps out the others."""
 IDLE_SECONDS: Final = 10.0
 """How long an unused connection is kept open."""
+
+_Conversation = tuple[str, str, str]
+"""From, to and recipient: what must arrive in its order."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,62 +39,101 @@ class Backoff:
     """When to try again: later and later, never all at once, and one day no more. All in seconds."""
 
     first: float = 10.0
-    longest: float = 4 * 3600.0
+    longest: float = LONGEST_WAIT
     give_up_after: float = 5 * 86400.0
+    least: int = 10
+    """So many attempts come first, however old a delivery has become while the mail server was away."""
 
     def delay(self, attempts: int, jitter: Callable[[], float] = random.random) -> float:
         """Seconds to wait after `attempts` failures: doubling, between half and all of it."""
         full = min(self.longest, self.first * 2.0 ** min(attempts - 1, 30))
         return full * (0.5 + jitter() / 2)
 
+    def is_over(self, attempts: int, waited: float) -> bool:
+        """Whether a delivery that failed so often, and has waited so many seconds, is given up."""
+        return waited >= self.give_up_after and attempts >= self.least
+
 
 class Queue:
-    """What is in hand, in order: no two deliveries of one conversation are ever under way at once."""
+    """What is in hand: conversations in turn, each in the order of creation and one delivery at a time."""
 
     def __init__(self) -> None:
-        self._ready: deque[Delivery] = deque()
-        self._busy: dict[tuple[str, str, str], deque[Delivery]] = {}
-        self._arrived = asyncio.Event()
+        self._waiting: dict[_Conversation, list[Delivery]] = {}
+        self._under_way: dict[_Conversation, Delivery] = {}
+        self._ready: deque[_Conversation] = deque()
         self.size = 0
 
+    @property
+    def active(self) -> int:
+        """How many conversations have something that could be sent, or is being sent."""
+        return len(self._ready) + len(self._under_way)
+
     def put(self, deliveries: list[Delivery]) -> None:
-        """Add deliveries behind those that wait."""
-        self._ready.extend(deliveries)
+        """Add deliveries, each where it belongs in its conversation."""
         self.size += len(deliveries)
-        self._arrived.set()
+        for delivery in deliveries:
+            conversation = _conversation(delivery)
+            waiting = self._waiting.get(conversation)
+            if waiting is None:
+                self._waiting[conversation] = [delivery]
+                if conversation not in self._under_way:
+                    self._ready.append(conversation)
+            else:
+                insort(waiting, delivery, key=_place)
+
+    def next(self) -> Delivery | None:
+        """The next delivery whose conversation is not under way, or None if there is none."""
+        if not self._ready:
+            return None
+        conversation = self._ready.popleft()
+        waiting = self._waiting[conversation]
+        delivery = waiting.pop(0)
+        if not waiting:
+            del self._waiting[conversation]
+        self._under_way[conversation] = delivery
+        return delivery
 
     def put_back(self, delivery: Delivery) -> None:
         """Put a delivery that was not tried in front of all."""
-        self._free(delivery, first=delivery)
+        conversation = _conversation(delivery)
+        del self._under_way[conversation]
+        if conversation in self._waiting:
+            insort(self._waiting[conversation], delivery, key=_place)
+        else:
+            self._waiting[conversation] = [delivery]
+        self._ready.appendleft(conversation)
 
     def done(self, delivery: Delivery) -> None:
         """Forget a delivery; the next of its conversation may go."""
         self.size -= 1
-        self._free(delivery)
+        conversation = _conversation(delivery)
+        del self._under_way[conversation]
+        if conversation in self._waiting:
+            self._ready.append(conversation)
 
-    def next(self) -> Delivery | None:
-        """The next delivery whose conversation is not under way, or None if there is none."""
-        while self._ready:
-            delivery = self._ready.popleft()
-            waiting = self._busy.get(_conversation(delivery))
-            if waiting is None:
-                self._busy[_conversation(delivery)] = deque()
-                return delivery
-            waiting.append(delivery)
-        self._arrived.clear()
-        return None
+    def keys(self) -> set[Key]:
+        """What is here, waiting or under way."""
+        waiting = (delivery for several in self._waiting.values() for delivery in several)
+        return {delivery.key for delivery in (*waiting, *self._under_way.values())}
 
-    async def wait(self) -> None:
-        """Wait until there may be something."""
-        await self._arrived.wait()
+    def drain(self) -> list[Delivery]:
+        """Take out all that wait."""
+        drained = [delivery for waiting in self._waiting.values() for delivery in waiting]
+        self.size -= len(drained)
+        self._waiting.clear()
+        self._ready.clear()
+        return drained
 
-    def _free(self, delivery: Delivery, first: Delivery | None = None) -> None:
-        waiting = self._busy.pop(_conversation(delivery))
-        if first:
-            waiting.appendleft(first)
-        self._ready.extendleft(reversed(waiting))
-        if waiting:
-            self._arrived.set()
+    def remove(self, keys: Collection[Key]) -> None:
+        """Forget those of `keys` that wait."""
+        for conversation, waiting in list(self._waiting.items()):
+            kept = [delivery for delivery in waiting if delivery.key not in keys]
+            self.size -= len(waiting) - len(kept)
+            if kept:
+                self._waiting[conversation] = kept
+            else:
+                del self._waiting[conversation]
+        self._ready = deque(conversation for conversation in self._ready if conversation in self._waiting)
 
 
 class Sender:
@@ -121,18 +165,42 @@ class Sender:
         self._backoff = backoff or Backoff()
         self._clock = clock
         self._failures = 0
-        self._gate = asyncio.Event()
-        self._gate.set()
-        self._stopping = asyncio.Event()
+        self._closed_until: asyncio.TimerHandle | None = None
+        self._trying = 0
+        self._held = False
+        self._stopping = False
+        self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def room(self) -> int:
         """How many more deliveries can be taken."""
-        return 0 if self.trouble else max(0, IN_HAND - self.queue.size)
+        if self.trouble:  # one is enough to see whether the mail server is back
+            return int(not (self._closed_until or self.queue.size))
+        return max(0, min(IN_HAND - self.queue.active, MOST_IN_HAND - self.queue.size))
 
     def take(self, deliveries: list[Delivery]) -> None:
         """Take claimed deliveries, in the order in which they should be sent."""
         self.queue.put(deliveries)
+        if self._closed_until:
+            self._give_back()
+        self._news.set()
+
+    def in_hand(self) -> set[Key]:
+        """What was taken and not reported yet."""
+        return self.queue.keys()
+
+    def let_go(self, keys: Collection[Key]) -> None:
+        """Forget those of `keys` that are not under way: they are others' now."""
+        self.queue.remove(keys)
+
+    def hold(self) -> None:
+        """Begin nothing until `go_on`."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """The end of `hold`."""
+        self._held = False
+        self._news.set()
 
     def start(self) -> None:
         """Open for business; connections are made when there is something to send."""
@@ -140,137 +208,163 @@ class Sender:
 
     async def stop(self, seconds: float) -> None:
         """Let what is under way end, for at most `seconds`; what has not begun stays in the outbox."""
-        self._stopping.set()
-        self.queue.put([])
-        _, late = await asyncio.wait(self._tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping = True
+        self._news.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closed_until:
+            self._closed_until.cancel()
 
     async def _work(self) -> None:
+        """Send until stopped, over one connection as long as it lasts."""
         connection: SmtpConnection | None = None
-        try:
-            while not self._stopping.is_set():
-                try:
-                    connection = await self._serve(connection)
-                except Exception:
-                    log.exception("sender.failed")
-                    await asyncio.sleep(1)
-        finally:
-            if connection:
+        while not self._stopping:
+            mail = await self._wait_for_mail(IDLE_SECONDS if connection else None)
+            if mail:
+                connection = await self._send(connection, mail)
+            elif connection:
                 await connection.close()
+                connection = None
+        if connection:
+            await connection.close()
 
-    async def _serve(self, connection: SmtpConnection | None) -> SmtpConnection | None:
-        """Wait for a delivery and send it and those behind it; returns the connection if it can be used again."""
-        delivery = await self._next_delivery(connection)
-        if delivery is None:
-            if connection:
-                await connection.close()
-            return None
-        if connection is None or not connection.alive:
-            connection = await self._connect(delivery)
-            if connection is None:
-                return None
-        await self._send_all(connection, delivery)
-        return connection if connection.alive else None
-
-    async def _next_delivery(self, connection: SmtpConnection | None) -> Delivery | None:
-        """The next delivery, or None when there is none for so long that the connection is not worth keeping."""
-        await self._gate.wait()
-        while not self._stopping.is_set():
-            delivery = self.queue.next()
-            if delivery:
-                return delivery
+    async def _wait_for_mail(self, patience: float | None) -> "_Mail | None":
+        """The next mail, or None when the forwarder stops or there is none for `patience` seconds."""
+        while not self._stopping:
+            mail = self._next()
+            if mail:
+                return mail
+            self._news.clear()
             try:
-                async with asyncio.timeout(IDLE_SECONDS if connection else None):
-                    await self.queue.wait()
+                async with asyncio.timeout(patience):
+                    await self._news.wait()
             except TimeoutError:
                 return None
         return None
 
-    async def _connect(self, delivery: Delivery) -> SmtpConnection | None:
-        """A new connection; if there is none to be had, everything waits."""
+    def _next(self) -> "_Mail | None":
+        """The next mail, if one may be sent at present; one that cannot be made is dead, and the next is tried."""
+        while not (self._stopping or self._held or self._closed_until or (self.trouble and self._trying)):
+            delivery = self.queue.next()
+            if delivery is None:
+                return None
+            try:
+                return _Mail(delivery, self._compose(delivery))
+            except Exception as error:
+                log.exception("delivery.uncomposable text_id=%s", delivery.text.id)
+                self._settle(delivery, Reply(554, f"the mail could not be made: {error}"))
+        return None
+
+    async def _send(self, connection: SmtpConnection | None, mail: "_Mail") -> SmtpConnection | None:
+        """Send `mail` and what comes after it; returns the connection if it can be used again."""
+        self._trying += 1
+        exchange = _Exchange(mail)
         try:
-            connection = await SmtpConnection.open(self._server, self._context)
+            if connection is None or not connection.alive:
+                connection = await SmtpConnection.open(self._server, self._context)
+            await self._exchange(connection, exchange)
         except MailServerUnavailable as error:
-            self.queue.put_back(delivery)
-            await self._wait_for_server(str(error))
-            return None
+            self._put_back(exchange)
+            self._server_is_away(str(error))
+        except ConnectionLostError as error:
+            self._lost(exchange, str(error))
+        except Exception as error:
+            log.exception("sender.failed")
+            exchange.in_doubt = True
+            self._lost(exchange, f"sending failed: {error!r}")
+        else:
+            return connection if connection.alive else None
+        finally:
+            self._trying -= 1
+            if exchange.current and connection:  # cancelled: the outbox gives it back
+                connection.abort()
+        if connection:
+            connection.abort()
+        return None
+
+    async def _exchange(self, connection: SmtpConnection, exchange: "_Exchange") -> None:
+        """Send mail after mail; with PIPELINING each together with the announcement of the next."""
+        offered = False
+        while exchange.current:
+            mail = exchange.current
+            exchange.reused, exchange.in_doubt = connection.used, False
+            if not offered:
+                connection.offer(mail.envelope)
+            reply = await connection.answer_to_offer(mail.envelope)
+            offered = False
+            if reply is None:
+                exchange.following = self._next() if connection.pipelining else None
+                exchange.in_doubt, offered = True, exchange.following is not None
+                connection.deliver(mail.envelope, exchange.following.envelope if exchange.following else None)
+                reply = await connection.outcome()
+            exchange.current = None
+            self._server_is_there()
+            self._settle(mail.delivery, reply)
+            exchange.current, exchange.following = exchange.following, None
+            if exchange.current is None and connection.alive:
+                exchange.current = self._next()
+
+    def _put_back(self, exchange: "_Exchange") -> None:
+        """What was not tried is as it was."""
+        for mail in (exchange.following, exchange.current):
+            if mail:
+                self.queue.put_back(mail.delivery)
+        exchange.current = exchange.following = None
+        self._news.set()
+
+    def _lost(self, exchange: "_Exchange", reason: str) -> None:
+        """A connection broke: what may have arrived is tried again later, what was only announced at once.
+
+        One that was kept open may have been closed meanwhile, which concerns nothing. If a new one broke before it
+        took anything, that may be the mail's fault or the server's: the mail waits its time, and the server as well.
+        """
+        tried = exchange.current if exchange.in_doubt or not exchange.reused else None
+        if tried:
+            exchange.current = None
+        self._put_back(exchange)
+        if tried:
+            self._settle(tried.delivery, Reply(0, reason))
+            if not exchange.in_doubt:
+                self._server_is_away(f"mail server {self._server.host}:{self._server.port}: {reason}")
+
+    def _server_is_there(self) -> None:
         if self.trouble:
             log.info("mail.available host=%s", self._server.host)
-        self._failures, self.trouble = 0, None
-        self._wake()
-        return connection
+            self.trouble = None
+            self._news.set()
+            self._wake()
+        if self._closed_until:
+            self._closed_until.cancel()
+            self._closed_until = None
+        self._failures = 0
 
-    async def _wait_for_server(self, reason: str) -> None:
-        if not self._gate.is_set():
-            return
-        self._gate.clear()
-        try:
+    def _server_is_away(self, reason: str) -> None:
+        """Everything waits, longer each time; then one connection tries whether the mail server is back.
+
+        What waits does so in the outbox: there it keeps its order among what still comes in, and another forwarder that
+        does reach the mail server can take it.
+        """
+        if not self._closed_until:
             self._failures += 1
             if reason != self.trouble:
                 log.error("mail.unavailable %s", reason)
             self.trouble = reason
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(Backoff(1.0, 60.0).delay(self._failures)):
-                    await self._stopping.wait()
-        finally:
-            self._gate.set()
+            delay = Backoff(1.0, 60.0).delay(self._failures)
+            self._closed_until = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._give_back()
 
-    async def _send_all(self, connection: SmtpConnection, delivery: Delivery) -> None:  # noqa: C901 - one exchange, told in its order
-        """Send `delivery`, and with PIPELINING whatever is ready behind it in the same breath."""
-        current: Delivery | None = delivery
-        envelope = self._envelope(delivery)
-        offered = False
-        while current and connection.alive:
-            if envelope is None:
-                current = self._next()
-                envelope = self._envelope(current) if current else None
-                continue
-            following: Delivery | None = None
-            in_doubt = False
-            try:
-                reused = connection.used
-                if not offered:
-                    connection.offer(envelope)
-                reply = await connection.answer_to_offer(envelope)
-                offered = False
-                next_envelope = None
-                if reply is None:
-                    if connection.pipelining and not self._stopping.is_set():
-                        following = self._next()
-                        next_envelope = self._envelope(following) if following else None
-                        if next_envelope is None:
-                            following = None
-                    in_doubt = True
-                    connection.deliver(envelope, next_envelope)
-                    offered = next_envelope is not None
-                    reply = await connection.outcome()
-            except ConnectionLostError as error:
-                if following:
-                    self.queue.put_back(following)
-                if reused and not in_doubt:
-                    self.queue.put_back(current)
-                else:
-                    self._settle(current, Reply(0, str(error)))
-                return
-            self._settle(current, reply)
-            if following is None:
-                following = self._next()
-                next_envelope = self._envelope(following) if following else None
-            current, envelope = following, next_envelope
+    def _give_back(self) -> None:
+        for delivery in self.queue.drain():
+            answer = self.trouble or ""
+            self._report(Result(delivery, State.QUEUED, delivery.attempts, delivery.order, answer))
 
-    def _next(self) -> Delivery | None:
-        return None if self._stopping.is_set() else self.queue.next()
-
-    def _envelope(self, delivery: Delivery) -> Envelope | None:
-        """The mail; one that cannot be made is dead, and the next is tried."""
-        try:
-            return self._compose(delivery)
-        except Exception as error:
-            log.exception("delivery.uncomposable text_id=%s", delivery.text.id)
-            self._settle(delivery, Reply(554, f"the mail could not be made: {error}"))
-            return None
+    def _try_again(self) -> None:
+        self._closed_until = None
+        self._news.set()
+        self._wake()
 
     def _settle(self, delivery: Delivery, reply: Reply) -> None:
         """Write down how an attempt ended, and let the next delivery of the conversation go."""
@@ -279,14 +373,16 @@ class Sender:
         next_at = now
         if reply.accepted:
             state, self.last_contact = State.SENT, now
-        elif reply.permanent or now >= delivery.queued_at + self._backoff.give_up_after:
+        elif reply.permanent or self._backoff.is_over(attempts, now - delivery.queued_at):
             state = State.DEAD
         else:
             state, next_at = State.QUEUED, now + self._backoff.delay(attempts)
         answer = str(reply) if reply.code else reply.text
         self._report(Result(delivery, state, attempts, next_at, answer))
         self.queue.done(delivery)
-        self._wake()
+        self._news.set()
+        if self.room() >= IN_HAND // 2:
+            self._wake()
         event = {State.SENT: "sent", State.QUEUED: "retry", State.DEAD: "dead"}[state]
         log.log(
             logging.INFO if state is State.SENT else logging.WARNING,
@@ -299,5 +395,30 @@ class Sender:
         )
 
 
-def _conversation(delivery: Delivery) -> tuple[str, str, str]:
+@dataclass(frozen=True, slots=True)
+class _Mail:
+    """A delivery and the mail it is."""
+
+    delivery: Delivery
+    envelope: Envelope
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is under way on one connection."""
+
+    current: _Mail | None
+    following: _Mail | None = None
+    """Announced behind the content of `current`."""
+    reused: bool = False
+    """The connection took, or refused, a mail before `current`."""
+    in_doubt: bool = False
+    """The content of `current` is on its way: if the connection breaks, it may have arrived."""
+
+
+def _conversation(delivery: Delivery) -> _Conversation:
     return delivery.text.from_number, delivery.text.to_number, delivery.recipient
+
+
+def _place(delivery: Delivery) -> tuple[float, int]:
+    return delivery.order, delivery.text.id

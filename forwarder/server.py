@@ -7,6 +7,7 @@ listeners close first, and connections get a moment to say what they came for.
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -26,9 +27,11 @@ HEAD_SECONDS: Final = 10.0
 """How long they may take."""
 LINGER_SECONDS: Final = 0.2
 """How long a stopping server waits for connections that have said nothing yet."""
-MAX_CONNECTIONS: Final = 1024
-"""More are told to come again."""
+MAX_CONNECTIONS: Final = 900
+"""More are told to come again; a process may have 1,024 files open where nobody says otherwise."""
 SYSTEMD_FIRST_SOCKET: Final = 3
+
+log: Final = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:
@@ -61,7 +64,7 @@ def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
+        reason = (error.reason or "no PEM in one of them").lower().replace("_", " ")
         raise ValueError(
             f"{certificate} and {key} are not a PEM certificate and its private key ({reason}); "
             "the certificate comes first in its file, its chain behind it"
@@ -74,11 +77,17 @@ def _no_passphrase() -> str:
 
 
 def inherited_sockets() -> list[socket.socket]:
-    """The listening sockets systemd hands over (sd_listen_fds), or none."""
+    """The listening sockets systemd hands over (sd_listen_fds), TCP or Unix-domain, or none."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    return [socket.socket(fileno=SYSTEMD_FIRST_SOCKET + number) for number in range(count)]
+    numbers = range(SYSTEMD_FIRST_SOCKET, SYSTEMD_FIRST_SOCKET + int(os.environ.get("LISTEN_FDS", "0")))
+    try:
+        inherited = [socket.socket(fileno=number) for number in numbers]
+    except OSError as error:
+        raise StartError(f"LISTEN_FDS does not name sockets: {error.strerror}; let systemd set it") from error
+    for listener in inherited:
+        listener.set_inheritable(False)
+    return inherited
 
 
 def notify_systemd(state: str) -> None:
@@ -86,9 +95,12 @@ def notify_systemd(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        channel.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            channel.sendall(state.encode())
+    except OSError as error:
+        log.error("supervisor.unreachable NOTIFY_SOCKET=%s %s", address, error.strerror)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -163,10 +175,9 @@ class Server(uvicorn.Server):
     def url(self) -> str:
         """Where it listens, without a path."""
         scheme = "https" if self.config.is_ssl else "http"
-        name = self.sockets[0].getsockname()
-        if isinstance(name, str):
-            return f"{scheme}+unix:{name}"
-        host, port = name[:2]
+        if self.sockets[0].family == socket.AF_UNIX:
+            return f"{scheme}+unix:{self.sockets[0].getsockname()}"
+        host, port = self.sockets[0].getsockname()[:2]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @contextlib.contextmanager

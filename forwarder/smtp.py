@@ -6,6 +6,8 @@ time goes: where the server offers PIPELINING the end of one mail and the envelo
 """
 
 import asyncio
+import contextlib
+import os
 import re
 import socket
 import ssl
@@ -19,9 +21,16 @@ import aiosmtplib
 from forwarder.errors import MailServerUnavailable
 
 MAX_REPLY: Final = 32_768
-"""Most bytes of an unfinished reply; a server that sends more is broken."""
+"""Most bytes of an unfinished line; a server that sends more is broken."""
+MAX_REPLY_LINES: Final = 400
 CLOSING: Final = 421
 """The server hangs up, whatever it was asked (RFC 5321, 3.8)."""
+
+GO_ON: Final = 354
+"""The server waits for the content."""
+PATIENCE: Final = 10
+"""How many times longer the last word about a mail may take than any other reply."""
+GOODBYE_SECONDS: Final = 2.0
 
 _DOT: Final = re.compile(rb"(?m)^\.")
 
@@ -47,7 +56,8 @@ class MailServer:
     username: str | None = None
     password: str | None = None
     timeout: float = 60.0
-    """Seconds to wait for a connection, and for each reply."""
+    """Seconds to wait for a connection, and for each reply; ten times that for the last word about a mail, because a
+    server that looks for viruses first has sent it when it answers at last (RFC 5321, 4.5.3.2.6)."""
 
     def __repr__(self) -> str:
         """Never the password."""
@@ -90,7 +100,10 @@ class ConnectionLostError(Exception):
 
 
 class SmtpConnection(asyncio.Protocol):
-    """An open, authenticated connection: `offer`, `answer_to_offer`, `deliver` (with the next offer), `outcome`."""
+    """An open, authenticated connection: `offer`, `answer_to_offer`, `deliver` (with the next offer), `outcome`.
+
+    Each command adds to the number of replies that are owed, so that no reply is taken for that to another mail.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -98,6 +111,7 @@ class SmtpConnection(asyncio.Protocol):
         self._buffer = b""
         self._lines: list[str] = []
         self._replies: deque[Reply] = deque()
+        self._owed = 0
         self._waiter: asyncio.Future[None] | None = None
         self._lost: str | None = None
         self._pipelining = False
@@ -124,7 +138,8 @@ class SmtpConnection(asyncio.Protocol):
                     await client.ehlo()
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
-            raise MailServerUnavailable(f"mail server {where}: {_reason(error)}") from error
+            reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
+            raise MailServerUnavailable(f"mail server {where}: {reason}") from error
         connection = cls(server.timeout)
         transport = cast("asyncio.Transport", client.transport)
         connection._pipelining = client.supports_extension("pipelining")
@@ -147,22 +162,33 @@ class SmtpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Cut what arrives into replies."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_REPLY or len(self._lines) > MAX_REPLY // 80:
+        if len(self._buffer) > MAX_REPLY:
             self._fail("its reply does not end")
             return
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip("\r")
-            self._lines.append(text[4:].strip())
-            if text[3:4] == "-":
-                continue
             code = text[:3]
-            if not (code.isascii() and code.isdigit()):
+            if not (code.isascii() and code.isdigit() and text[3:4] in {"", " ", "-"}):
                 self._fail(f"it does not speak SMTP: {text[:80]!r}")
                 return
-            self._replies.append(Reply(int(code), " ".join(self._lines)[:500]))
+            self._lines.append(text[4:].strip())
+            if len(self._lines) > MAX_REPLY_LINES:
+                self._fail("its reply does not end")
+                return
+            if text[3:4] == "-":
+                continue
+            self._understand(Reply(int(code), " ".join(self._lines)[:500]))
             self._lines = []
         if self._replies and self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _understand(self, reply: Reply) -> None:
+        if reply.code == CLOSING:
+            self._fail(str(reply))
+        elif len(self._replies) >= self._owed:
+            self._fail(f"it said something unasked: {reply}")
+        elif self._lost is None:
+            self._replies.append(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remember why, and tell whoever waits."""
@@ -171,79 +197,98 @@ class SmtpConnection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         if self._lost is None:
             self._lost = reason
-            self._transport.close()
+            self._transport.abort()
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _reply(self) -> Reply:
-        while not self._replies:
-            if self._lost is not None:
-                raise ConnectionLostError(self._lost)
-            self._waiter = asyncio.get_running_loop().create_future()
+    def _say(self, words: bytes, replies: int) -> None:
+        """Say something that so many replies are owed for."""
+        self._owed += replies
+        self._transport.write(words)
+
+    async def _reply(self, patience: float | None = None) -> Reply:
+        """The next reply; what came before the connection broke still counts."""
+        if not self._replies:
+            patience = patience or self._timeout
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(patience, self._fail, f"no answer within {patience:g} s")
             try:
-                async with asyncio.timeout(self._timeout):
+                while not self._replies:
+                    if self._lost is not None:
+                        raise ConnectionLostError(self._lost)
+                    self._waiter = loop.create_future()
                     await self._waiter
-            except TimeoutError:
-                self._fail(f"no answer within {self._timeout:g} s")
-        reply = self._replies.popleft()
-        if reply.code == CLOSING:
-            self._fail(str(reply))
-            raise ConnectionLostError(str(reply))
-        return reply
+            finally:
+                timer.cancel()
+        self._owed -= 1
+        return self._replies.popleft()
 
     def offer(self, envelope: Envelope) -> None:
         """Announce a mail; `answer_to_offer` tells whether the server wants it."""
         if self._pipelining:
-            self._transport.write(_offer(envelope))
+            self._say(_offer(envelope), 3)
         else:
-            self._transport.write(_mail_from(envelope))
+            self._say(_mail_from(envelope), 1)
 
     async def answer_to_offer(self, envelope: Envelope) -> Reply | None:
         """None if the server waits for the content, else its refusal; after a refusal the next offer may follow."""
         self.used = True
-        if self._pipelining:
-            answers = [await self._reply(), await self._reply(), await self._reply()]
-            if all(answer.code < 400 for answer in answers):  # noqa: PLR2004 - RFC 5321, 4.2.1
-                return None
-            if answers[2].code == 354:  # noqa: PLR2004 - RFC 2920, 3.1: it wants data for nobody
-                self._transport.write(b".\r\n")
-                await self._reply()
-            refusal = next(answer for answer in answers if answer.code >= 400)  # noqa: PLR2004
-        else:
-            refusal = None
-            for command in (None, _rcpt_to(envelope), b"DATA\r\n"):
-                if command:
-                    self._transport.write(command)
-                answer = await self._reply()
-                if answer.code >= 400:  # noqa: PLR2004
-                    refusal = answer
-                    break
-            if refusal is None:
-                return None
-        self._transport.write(b"RSET\r\n")
-        await self._reply()
+        refusal = await (self._announced() if self._pipelining else self._announce(envelope))
+        if refusal:
+            self._say(b"RSET\r\n", 1)
+            await self._reply()
         return refusal
+
+    async def _announced(self) -> Reply | None:
+        """The answers to sender, recipient and DATA, which were said at once (RFC 2920, 3.1)."""
+        answers = [await self._reply(), await self._reply(), await self._reply()]
+        refusal = next((answer for answer in answers if answer.code >= 400), None)  # noqa: PLR2004 - RFC 5321, 4.2.1
+        if refusal and answers[2].code == GO_ON:  # it refused, and wants data for nobody
+            self._say(b".\r\n", 1)
+            await self._reply()
+        if not refusal:
+            self._must_be_go_on(answers[2])
+        return refusal
+
+    async def _announce(self, envelope: Envelope) -> Reply | None:
+        """The same, one after the other; the sender has been said."""
+        answer = await self._reply()
+        for command in (_rcpt_to(envelope), b"DATA\r\n"):
+            if answer.code >= 400:  # noqa: PLR2004 - RFC 5321, 4.2.1
+                return answer
+            self._say(command, 1)
+            answer = await self._reply()
+        if answer.code >= 400:  # noqa: PLR2004 - as above
+            return answer
+        self._must_be_go_on(answer)
+        return None
+
+    def _must_be_go_on(self, answer: Reply) -> None:
+        if answer.code != GO_ON:
+            self._fail(f"it answered DATA with: {answer}")
+            raise ConnectionLostError(f"it answered DATA with: {answer}")
 
     def deliver(self, envelope: Envelope, then: Envelope | None = None) -> None:
         """Send the content the server waits for and, with PIPELINING, offer the next mail along with it."""
         content = _DOT.sub(b"..", envelope.content)
         end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
-        self._transport.write(content + end + (_offer(then) if then else b""))
+        self._say(content + end + (_offer(then) if then else b""), 4 if then else 1)
 
     async def outcome(self) -> Reply:
         """What became of the content: accepted, or not."""
-        return await self._reply()
+        reply = await self._reply(PATIENCE * self._timeout)
+        if not (reply.accepted or reply.code >= 400):  # noqa: PLR2004 - RFC 5321, 4.2.1
+            self._fail(f"it answered a mail with: {reply}")
+            raise ConnectionLostError(f"it answered a mail with: {reply}")
+        return reply
 
     async def close(self) -> None:
         """Say goodbye, and don't wait long for the answer."""
         if self._lost is None:
-            self._transport.write(b"QUIT\r\n")
-            self._timeout = 2.0
-            try:
-                await self._reply()
-            except ConnectionLostError:
-                return
-            self._transport.close()
+            self._say(b"QUIT\r\n", 1)
+            with contextlib.suppress(ConnectionLostError):
+                await self._reply(GOODBYE_SECONDS)
+        self._transport.abort()
 
     def abort(self) -> None:
         """Hang up."""
@@ -270,4 +315,7 @@ def _own_name() -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return f"{error.code} {error.message}"
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+        return str(cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)).lower()
     return " ".join(str(error).split()) or type(error).__name__

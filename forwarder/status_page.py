@@ -17,7 +17,9 @@ from forwarder.numbers import mask
 
 FOLDER: Final = Path(__file__).parent / "page"
 SHOWN: Final = 20
-"""Most rows of a list."""
+"""Most recent deliveries."""
+SHOWN_FAILED: Final = 8
+"""Most dead deliveries, and most postbacks of the quarantine."""
 
 _WIDTH: Final = 1000
 _TOP: Final = 20
@@ -39,7 +41,7 @@ class Span:
 
 SPANS: Final = (
     Span("hour", "Hour", "last hour", 3600, 60, "%H:%M"),
-    Span("day", "Day", "last 24 hours", 86_400, 1800, "%H:%M"),
+    Span("day", "Day", "last 24 h", 86_400, 1800, "%H:%M"),
     Span("week", "Week", "last 7 days", 604_800, 4 * 3600, "%d %b"),
 )
 
@@ -125,11 +127,11 @@ def chart(span: Span, slots: Sequence[dict[str, int]], since: float) -> dict[str
 
 
 def nice_ceiling(value: int) -> int:
-    """The round number at the top of the chart: 4, 10, 20, 40, 100 and so on."""
+    """The round number at the top of the chart: 4, 10, 20, 50, 100 and so on."""
     if value <= 4:  # noqa: PLR2004 - the smallest chart
         return 4
     power: int = 10 ** int(math.log10(value))
-    return next(factor * power for factor in (1, 2, 4, 10) if factor * power >= value)
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
 
 
 def _bar(kind: str, x: float, width: float, value: int, top: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 PREFIX = "callfire-mail-"
-CONTENT = ".file"
+CONTENT = "file."
 RELEASES = PurePosixPath("/opt/callfire-mail")
 SETTINGS = PurePosixPath("/etc/callfire-mail")
 
@@ -64,7 +64,7 @@ class Service:
         name: the environment, such as `production`; several live on one machine side by side.
         release: the release that it runs.
         listen: what the kernel listens on for it: `ADDRESS:PORT`, or the path of a Unix socket.
-        credentials: the names of its settings, each a file in `credentials_from`. `NAME.file` is the content of the
+        credentials: the names of its settings, each a file in `credentials_from`. `file.NAME` is the content of the
             file that the setting NAME is the path of.
         certificate: paths of certificate and key on the server, when the forwarder itself speaks TLS.
         environment: settings that win over the credentials; only the preflight has any.
@@ -101,8 +101,8 @@ def service_unit(service: Service) -> str:
     environment = dict(service.environment)
     folder = f"/run/credentials/{service.unit}.service"  # %d, which systemd knows only since 250
     for name in service.credentials:
-        if name.endswith(CONTENT):
-            environment[name.removesuffix(CONTENT)] = f"{folder}/{name}"
+        if name.startswith(CONTENT):
+            environment[name.removeprefix(CONTENT)] = f"{folder}/{name}"
     if service.certificate:
         for name, path in zip(("CERTIFICATE", "KEY"), service.certificate, strict=True):
             credentials.append((f"tls-{name.lower()}", path))

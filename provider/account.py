@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from provider import retrying
 from provider.difference import compare
-from provider.errors import AlreadyExists, DuplicateDeclaration, NotFound, Temporary
+from provider.errors import AlreadyExists, DuplicateDeclaration, NotFound, Temporary, Unsettled
 from provider.remote import Identity, Page, RemoteSubscription, identity
 from provider.settings import Settings
 
@@ -62,6 +62,7 @@ class Account:
         self._holders: dict[str, str | None] = {}
         self._declared: dict[Identity, str] = {}
         self._creating: set[Identity] = set()
+        self._claimed: set[str] = set()
 
     # Who declares and holds what ------------------------------------------------------------------------------------
 
@@ -115,18 +116,18 @@ class Account:
 
         Raises:
             AlreadyExists: there is one to adopt, and `adopt` is False.
-            DuplicateDeclaration: another resource is creating the same at this moment.
+            DuplicateDeclaration: another resource of this program has created or adopted the same, or is about to.
         """
         wanted = identity(properties)
         with self._lock:
-            if wanted in self._creating:
+            known = self._listed().identical(wanted)
+            if wanted in self._creating or not self._claimed.isdisjoint(known):
                 raise DuplicateDeclaration("Another resource of this program declares the same subscription.")
-            candidates = [id_ for id_ in self._listed().identical(wanted) if id_ not in self._holders]
+            candidates = [id_ for id_ in known if id_ not in self._holders]
             if candidates:
                 if not adopt:
                     raise AlreadyExists(f"Subscription {candidates[0]} on the account is identical, and adopt=False.")
-                self._holders[candidates[0]] = request_id
-            known = self._listed().identical(wanted)
+                self._claim(candidates[0], request_id)
             self._creating.add(wanted)
         try:
             if candidates:
@@ -134,7 +135,7 @@ class Account:
                 return Claim(candidates[0], adopted=True, others=tuple(candidates[1:]))
             id_ = self._create(properties, request_id, known)
             with self._lock:
-                self._holders[id_] = request_id
+                self._claim(id_, request_id)
                 self._listed().put(RemoteSubscription(id_, dict(properties)))
             return Claim(id_)
         finally:
@@ -162,6 +163,10 @@ class Account:
         return True
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _claim(self, id_: str, record: str) -> None:
+        self._holders[id_] = record
+        self._claimed.add(id_)
 
     def _create(self, properties: Mapping[str, Any], request_id: str, known: list[str]) -> str:
         """Create, and after a lost answer look for what it may have made before asking again."""
@@ -200,14 +205,11 @@ class Account:
     def _fetch(self, query: Callable[[int], Page]) -> "_Listing":
         for _ in range(LISTINGS):
             listing = _Listing()
-            totals = set()
-            while not listing.complete:
-                page = query(listing.length)
-                totals.add(page.total)
-                listing.add_page(page.total, page.subscriptions)
-            if len(totals) == 1:
+            while not listing.read_to_its_end:
+                listing.add_page(query(listing.length))
+            if listing.consistent:
                 return listing
-        raise Temporary("The account's subscriptions changed each time that they were listed.")
+        raise Unsettled("The account's subscriptions changed each time that they were listed.")
 
     def _repeat(self, call: Callable[[int], T]) -> T:
         """Repeat while CallFire cannot answer; after one in vain everyone else tries once."""
@@ -227,14 +229,21 @@ class _Listing:
         self.by_id: dict[str, RemoteSubscription] = {}
         self.pages = 0
         self.length = 0
-        self.complete = False
+        self.read_to_its_end = False
+        self._totals: set[int] = set()
         self._by_identity: dict[Identity, list[str]] = {}
 
-    def add_page(self, total: int, subscriptions: list[RemoteSubscription]) -> None:
+    @property
+    def consistent(self) -> bool:
+        """Whether the pages fit together: none missing or twice, which happens when others write meanwhile."""
+        return self._totals == {len(self.by_id)}
+
+    def add_page(self, page: Page) -> None:
         self.pages += 1
-        self.length += len(subscriptions)
-        self.complete = self.length >= total or not subscriptions
-        for subscription in subscriptions:
+        self.length += len(page.subscriptions)
+        self.read_to_its_end = self.length >= page.total or not page.subscriptions
+        self._totals.add(page.total)
+        for subscription in page.subscriptions:
             self.put(subscription)
 
     def identical(self, wanted: Identity) -> list[str]:

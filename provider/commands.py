@@ -30,6 +30,9 @@ from provider.stacks import Holder, Stacks, StacksUnknown
 AT_ONCE = 4
 """Deletions under way at the same time."""
 
+WIDTH = 1000
+"""Columns of a table that no terminal bounds, so that each subscription is one line for `grep`."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -72,9 +75,10 @@ def list_(stack: str | None, *, as_json: bool, show_secrets: bool) -> None:
     """Show the account's subscriptions and which local stack each belongs to."""
     view = _View(stack)
     if as_json:
-        _print_json({"subscriptions": [view.as_json(s, show_secrets=show_secrets) for s in view.subscriptions]})
+        listed = [view.as_json(s, show_secrets=show_secrets) for s in view.subscriptions]
+        _print_json({"subscriptions": listed, "stacks_problem": view.stacks_problem})
         return
-    Console().print(_table(view, view.subscriptions, show_secrets=show_secrets))
+    _print_table(view, view.subscriptions, show_secrets=show_secrets)
     held = sum(s.id in view.holders for s in view.subscriptions)
     total = len(view.subscriptions)
     if view.stacks_problem is None:
@@ -275,11 +279,14 @@ def _report_sweep(  # noqa: PLR0913 - what there is to tell
                 "failed": outcome.failed,
                 "missing": outcome.missing,
                 "kept_in_stacks": [s.id for s in kept],
+                "stacks_problem": view.stacks_problem,
             }
         )
         return
     if not yes and chosen:
-        Console().print(_table(view, chosen, show_secrets=show_secrets))
+        _print_table(view, chosen, show_secrets=show_secrets)
+    if view.stacks_problem is not None:
+        click.echo(f"Whether a stack holds them is not known: {view.stacks_problem}", err=True)
     for subscription in kept:
         holder = view.holders[subscription.id]
         click.echo(f"{subscription.id} stays: {holder} holds it (`pulumi destroy`, or --in-stacks).", err=True)
@@ -291,6 +298,11 @@ def _report_sweep(  # noqa: PLR0913 - what there is to tell
         click.echo(f"{len(outcome.deleted)} deleted, {len(outcome.failed)} failed, {len(kept)} kept.")
     else:
         click.echo(f"{len(chosen)} would be deleted; say --yes to delete them.")
+
+
+def _print_table(view: _View, subscriptions: Iterable[RemoteSubscription], *, show_secrets: bool) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(_table(view, subscriptions, show_secrets=show_secrets))
 
 
 def _table(view: _View, subscriptions: Iterable[RemoteSubscription], *, show_secrets: bool) -> Table:

@@ -47,12 +47,6 @@ class AlreadyExists(ProviderError):
     advice = "Import it, delete it, or leave `adopt` at its default to take it over."
 
 
-class EngineGone(ProviderError):
-    """The Pulumi CLI that started this provider is no longer there to record what is done."""
-
-    advice = "Run `pulumi cancel` and `pulumi up`: it finds what was made."
-
-
 class CallFireError(ProviderError):
     """CallFire could not be asked, refused, or answered something unusable."""
 
@@ -82,6 +76,12 @@ class TimedOut(Temporary):
 
 class Unavailable(Temporary):
     """CallFire said that it is not available: HTTP 502, 503 or 504, or the fault UNAVAILABLE or TIMEOUT."""
+
+
+class Unsettled(Temporary):
+    """The account changes faster than it can be listed, so nobody can say what is on it."""
+
+    advice = "Another program is creating or deleting subscriptions there. Run the command again when it is done."
 
 
 class UnknownHost(CallFireError):

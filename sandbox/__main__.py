@@ -10,6 +10,8 @@ import httpcore
 
 from sandbox.errors import SandboxError
 from sandbox.server import HTTP_PORT, SMTP_PORT, Sandbox
+from sandbox.soap import FaultCode, Operation
+from sandbox.trouble import Trouble
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 
@@ -62,12 +64,14 @@ def text(message: str, from_: str, to: str, ident: str | None, **options: Any) -
 @click.option("--duration", default=3, show_default=True, help="Seconds.")
 @click.option("--result", default="LA", show_default=True, help="How it ended, in CallFire's words.")
 @click.option("--outbound", is_flag=True, help="The account made it.")
+@click.option("--id", "ident", help="Id of the call; the next free one if left out.")
 @in_account
 @at_url
 @as_json
-def call(from_: str, to: str, duration: int, result: str, **options: Any) -> None:
+def call(from_: str, to: str, ident: str | None, **options: Any) -> None:
     """A phone call has ended."""
-    document = {"from": from_, "to": to, "duration": duration, "result": result, "inbound": not options["outbound"]}
+    how = {name: options.pop(name) for name in ("duration", "result")}
+    document = {"from": from_, "to": to, "id": ident, "inbound": not options["outbound"], **how}
     _happen("calls", document, **options)
 
 
@@ -84,10 +88,40 @@ def campaign(change: str, name: str, ident: str | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("kind", type=click.Choice([str(kind) for kind in Trouble]), required=False, metavar="KIND")
+@click.option(
+    "--operation", type=click.Choice([str(kind) for kind in Operation]), help="Strike this SOAP operation only."
+)
+@click.option("--times", type=int, help="How often it strikes; once if left out.")
+@click.option("--probability", type=float, help="How likely it strikes each one it could, 0 to 1.")
+@click.option("--skip", default=0, show_default=True, help="How many it lets pass first.")
+@click.option("--seconds", type=float, help="How long, for kinds that take time.")
+@click.option("--fault", type=click.Choice([str(kind) for kind in FaultCode]), help="Code of a soap-fault.")
+@click.option("--seed", default=0, show_default=True, help="Of the probability's random numbers.")
+@click.option("--clear", is_flag=True, help="Take all trouble back.")
+@at_url
+def trouble(kind: str | None, url: str, *, clear: bool, **rule: Any) -> None:
+    """Something goes wrong from now on: KIND is where and what, such as soap-503, postback-twice or mail-4xx."""
+    if clear:
+        _ask(url, "DELETE", "trouble")
+        click.echo("Nothing goes wrong any more.")
+        return
+    if kind is None:
+        raise click.UsageError("name what is to go wrong, or --clear")
+    made = _ask(url, "POST", "trouble", {"kind": kind, **rule})
+    often = (
+        f"{made['probability']:.0%} of them".replace("%", " %")
+        if made["times"] is None
+        else f"the next {made['times']}"
+    )
+    click.echo(f"{kind}: {'the next one' if made['times'] == 1 else often}")
+
+
+@main.command()
 @at_url
 def reset(url: str) -> None:
     """Back to the beginning: no subscriptions, no mails, nothing logged."""
-    _post(url, "reset", {})
+    _ask(url, "POST", "reset")
     click.echo("The sandbox is as it was at its start.")
 
 
@@ -108,11 +142,14 @@ def _run(*, as_json: bool, **options: Any) -> None:
         click.echo(f"  mailbox (SMTP)   {options['host']}:{sandbox.smtp_port}")
         click.echo("Stop it with Ctrl-C.")
     signal.sigwait(_STOP)
-    sandbox.stop()
+    try:
+        sandbox.stop()
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _happen(what: str, document: dict[str, Any], *, url: str, as_json: bool, account: str | None, **_: Any) -> None:
-    answer = _post(url, what, {**document, "account": account})
+    answer = _ask(url, "POST", what, {**document, "account": account})
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -121,11 +158,11 @@ def _happen(what: str, document: dict[str, Any], *, url: str, as_json: bool, acc
     click.echo(f"{answer['trigger']} {answer['id']}: {wanted}")
 
 
-def _post(url: str, what: str, document: dict[str, Any]) -> Any:
+def _ask(url: str, method: str, what: str, document: dict[str, Any] | None = None) -> Any:
     address = f"{url.rstrip('/')}/control/{quote(what)}"
     try:
         answer = httpcore.request(
-            "POST", address, headers={"Content-Type": "application/json"}, content=json.dumps(document).encode()
+            method, address, headers={"Content-Type": "application/json"}, content=json.dumps(document).encode()
         )
         found = json.loads(answer.content)
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, ValueError) as error:

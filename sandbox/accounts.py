@@ -21,7 +21,7 @@ MAX_REQUEST_ID = 500
 """Characters of a RequestId; bounds memory."""
 
 _URL = re.compile(r"https?://[^\s/?#]+\S*", re.IGNORECASE)
-_EMAIL = re.compile(r"(mailto:)?[^@\s:/]+@[^@\s/]+", re.IGNORECASE)
+_EMAIL = re.compile(r"(?:mailto:)?([^@\s:/]+@[^@\s/]+)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -165,16 +165,18 @@ class Accounts:
         return len(self._by_login)
 
 
-def is_email(endpoint: str) -> bool:
-    """Whether an endpoint is an address that gets its notifications by mail."""
-    return _EMAIL.fullmatch(endpoint) is not None
+def email_address(endpoint: str) -> str | None:
+    """The address that gets an endpoint's notifications by mail; None if they are posted to a URL."""
+    found = _EMAIL.fullmatch(endpoint)
+    return found[1] if found else None
 
 
 def _check_endpoint(subscription: Subscription) -> None:
     endpoint = subscription.endpoint
     if len(endpoint) > MAX_ENDPOINT:
         raise SoapFault(FaultCode.BAD_REQUEST, f"Endpoint has more than {MAX_ENDPOINT} characters")
-    if not is_email(endpoint) and not _URL.fullmatch(endpoint):
+    mailed = email_address(endpoint) is not None
+    if not mailed and not _URL.fullmatch(endpoint):
         raise SoapFault(FaultCode.BAD_REQUEST, "Endpoint must be an http or https URL or an email address")
-    if subscription.notification_format is NotificationFormat.EMAIL and not is_email(endpoint):
+    if subscription.notification_format is NotificationFormat.EMAIL and not mailed:
         raise SoapFault(FaultCode.BAD_REQUEST, "NotificationFormat EMAIL needs an email address as Endpoint")

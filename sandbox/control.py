@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from sandbox import inputs
 from sandbox.errors import BusyError, InvalidInputError, NotFoundError, SandboxError, WaitTimeoutError
 from sandbox.simulation import Simulation
 
@@ -26,6 +27,16 @@ _STATUS: dict[type[SandboxError], int] = {
 }
 
 
+class Json(Response):
+    """A JSON answer in ASCII: mails and requests can hold characters that no UTF-8 can."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """The document on one line."""
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 class ControlApi:
     """What can be asked of a sandbox and made to happen in it, one method per path.
 
@@ -41,135 +52,139 @@ class ControlApi:
     def routes(self) -> list[Route]:
         """All paths; docs/sandbox.md lists them."""
         do = self._simulation
-        return [
-            Route("/healthz", self.healthz, methods=["GET"]),
-            Route("/control/texts", _creating(do.send_text), methods=["POST"]),
-            Route("/control/calls", _creating(do.make_call), methods=["POST"]),
-            Route("/control/campaigns", _creating(do.run_campaign), methods=["POST"]),
-            Route("/control/events", self.events, methods=["GET"]),
-            Route("/control/accounts", _creating(do.add_account), methods=["POST"]),
-            Route("/control/accounts", self.accounts, methods=["GET"]),
-            Route("/control/subscriptions", _creating(do.create_subscription), methods=["POST"]),
-            Route("/control/subscriptions", _answering(self.subscriptions), methods=["GET"]),
-            Route("/control/subscriptions/{id:int}", _answering(self.change_subscription), methods=["PATCH"]),
-            Route("/control/subscriptions/{id:int}", _answering(self.delete_subscription), methods=["DELETE"]),
-            Route("/control/postbacks", _answering(self.postbacks), methods=["GET"]),
-            Route("/control/postbacks/wait", _answering(self.wait_for_postback), methods=["GET"]),
-            Route("/control/postbacks/{id:int}/resend", _answering(self.resend), methods=["POST"]),
-            Route("/control/requests", _answering(self.requests), methods=["GET"]),
-            Route("/control/trouble", _creating(do.add_trouble), methods=["POST"]),
-            Route("/control/trouble", self.trouble, methods=["GET"]),
-            Route("/control/trouble", self.clear_trouble, methods=["DELETE"]),
-            Route("/control/trouble/{id:int}", _answering(self.remove_trouble), methods=["DELETE"]),
-            Route("/control/quirks", _answering(self.quirks), methods=["GET", "PATCH"]),
-            Route("/control/seed", _creating(do.plant), methods=["POST"]),
-            Route("/control/state", self.state, methods=["GET"]),
-            Route("/control/reset", self.reset, methods=["POST"]),
-            Route("/mailbox/messages", _answering(self.mails), methods=["GET"]),
-            Route("/mailbox/messages", self.clear_mails, methods=["DELETE"]),
-            Route("/mailbox/messages/latest", _answering(self.latest_mail), methods=["GET"]),
-            Route("/mailbox/messages/wait", _answering(self.wait_for_mail), methods=["GET"]),
-            Route("/mailbox/messages/{id:int}", _answering(self.mail), methods=["GET"]),
-            Route("/mailbox/messages/{id:int}/raw", _answering(self.raw_mail), methods=["GET"]),
-            Route("/mailbox/threads", _answering(self.threads), methods=["GET"]),
+        table: list[tuple[str, str, Endpoint]] = [
+            ("GET", "/healthz", self.healthz),
+            ("POST", "/control/texts", _creating(do.send_text)),
+            ("POST", "/control/calls", _creating(do.make_call)),
+            ("POST", "/control/campaigns", _creating(do.run_campaign)),
+            ("GET", "/control/events", self.events),
+            ("POST", "/control/accounts", _creating(do.add_account)),
+            ("GET", "/control/accounts", self.accounts),
+            ("POST", "/control/subscriptions", _creating(do.create_subscription)),
+            ("GET", "/control/subscriptions", self.subscriptions),
+            ("PATCH", "/control/subscriptions/{id}", self.change_subscription),
+            ("DELETE", "/control/subscriptions/{id}", self.delete_subscription),
+            ("GET", "/control/postbacks", self.postbacks),
+            ("GET", "/control/postbacks/wait", self.wait_for_postback),
+            ("POST", "/control/postbacks/{id}/resend", self.resend),
+            ("GET", "/control/requests", self.requests),
+            ("POST", "/control/trouble", _creating(do.add_trouble)),
+            ("GET", "/control/trouble", self.trouble),
+            ("DELETE", "/control/trouble", self.clear_trouble),
+            ("DELETE", "/control/trouble/{id}", self.remove_trouble),
+            ("GET", "/control/quirks", self.quirks),
+            ("PATCH", "/control/quirks", self.set_quirks),
+            ("POST", "/control/seed", _creating(do.plant)),
+            ("GET", "/control/state", self.state),
+            ("POST", "/control/reset", self.reset),
+            ("GET", "/mailbox/messages", self.mails),
+            ("DELETE", "/mailbox/messages", self.clear_mails),
+            ("GET", "/mailbox/messages/latest", self.latest_mail),
+            ("GET", "/mailbox/messages/wait", self.wait_for_mail),
+            ("GET", "/mailbox/messages/{id}", self.mail),
+            ("GET", "/mailbox/messages/{id}/raw", self.raw_mail),
+            ("GET", "/mailbox/threads", self.threads),
         ]
+        return [Route(path, _answering(endpoint), methods=[method]) for method, path, endpoint in table]
 
     async def healthz(self, _request: Request) -> Response:
         """Who is here, and where."""
-        return JSONResponse(self._about)
+        return Json(self._about)
 
     async def events(self, request: Request) -> Response:
         """Texts, calls and campaigns, oldest first."""
-        return JSONResponse({"events": [event.as_json() for event in self._simulation.events.newest(_limit(request))]})
+        return Json({"events": [event.as_json() for event in self._simulation.events.newest(_limit(request))]})
 
     async def accounts(self, _request: Request) -> Response:
         """All accounts with their passwords, which protect nothing."""
-        return JSONResponse({"accounts": self._simulation.state()["accounts"]})
+        return Json({"accounts": self._simulation.state()["accounts"]})
 
     async def subscriptions(self, request: Request) -> Response:
-        """All fields of all subscriptions, or of one `account`'s."""
-        return JSONResponse({"subscriptions": self._simulation.subscriptions(request.query_params.get("account"))})
+        """All fields of all subscriptions, or of one `account`'s, oldest first, and how many there are in `total`."""
+        found, limit = self._simulation.subscriptions(request.query_params.get("account")), _limit(request)
+        return Json({"total": len(found), "subscriptions": found if limit is None else found[-limit:] if limit else []})
 
     async def change_subscription(self, request: Request) -> Response:
         """Change fields of one, unseen by the account's clients."""
-        return JSONResponse(self._simulation.change_subscription(_id(request), await _document(request)))
+        return Json(self._simulation.change_subscription(_id(request), await _document(request)))
 
     async def delete_subscription(self, request: Request) -> Response:
         """Remove one, unseen by the account's clients; answers with what it was."""
-        return JSONResponse(self._simulation.delete_subscription(_id(request)))
+        return Json(self._simulation.delete_subscription(_id(request)))
 
     async def postbacks(self, request: Request) -> Response:
         """The delivery log, oldest first."""
         log = self._simulation.sender.log
-        return JSONResponse({"postbacks": [postback.as_json() for postback in log.newest(_limit(request))]})
+        return Json({"postbacks": [postback.as_json() for postback in log.newest(_limit(request))]})
 
     async def wait_for_postback(self, request: Request) -> Response:
         """The oldest postback with an id above `after` (0 is any) that is over, within `timeout` seconds (10)."""
-        return JSONResponse(await self._simulation.wait_for_postback(*_wait(request)))
+        return Json(await self._simulation.wait_for_postback(*_wait(request)))
 
     async def resend(self, request: Request) -> Response:
         """Post once more what a postback said; answers with the new one."""
-        return JSONResponse(self._simulation.resend(_id(request)), 201)
+        return Json(self._simulation.resend(_id(request)), 201)
 
     async def requests(self, request: Request) -> Response:
         """How many SOAP calls there were of each operation, and the last of them in full."""
         log = self._simulation.calls
-        return JSONResponse(
-            {"counts": log.counts, "requests": [call.as_json() for call in log.calls.newest(_limit(request))]}
-        )
+        return Json({"counts": log.counts, "requests": [call.as_json() for call in log.calls.newest(_limit(request))]})
 
     async def trouble(self, _request: Request) -> Response:
         """The rules for what is to go wrong, and how often they struck."""
-        return JSONResponse({"trouble": [rule.as_json() for rule in self._simulation.troubles]})
+        return Json({"trouble": [rule.as_json() for rule in self._simulation.troubles]})
 
     async def clear_trouble(self, _request: Request) -> Response:
         """Take all rules back."""
         self._simulation.remove_trouble()
-        return JSONResponse({"trouble": []})
+        return Json({"trouble": []})
 
     async def remove_trouble(self, request: Request) -> Response:
         """Take one rule back."""
         self._simulation.remove_trouble(_id(request))
         return await self.trouble(request)
 
-    async def quirks(self, request: Request) -> Response:
-        """How the sandbox takes what is not known about CallFire; PATCH switches it."""
-        document = await _document(request) if request.method == "PATCH" else {}
-        return JSONResponse(self._simulation.set_quirks(document))
+    async def quirks(self, _request: Request) -> Response:
+        """How the sandbox takes what is not known about CallFire."""
+        return Json(self._simulation.set_quirks({}))
+
+    async def set_quirks(self, request: Request) -> Response:
+        """Switch some of them; answers with all."""
+        return Json(self._simulation.set_quirks(await _document(request)))
 
     async def state(self, _request: Request) -> Response:
         """Accounts, subscriptions, quirks and ids, as a state file holds them; a seed for another sandbox."""
-        return JSONResponse(self._simulation.state())
+        return Json(self._simulation.state())
 
     async def reset(self, _request: Request) -> Response:
         """Back to the beginning."""
         await self._simulation.reset()
-        return JSONResponse({"reset": True})
+        return Json({"reset": True})
 
     async def mails(self, request: Request) -> Response:
         """All mails, oldest first."""
         mails = self._simulation.mailbox.mails.newest(_limit(request))
-        return JSONResponse({"messages": [mail.as_json() for mail in mails]})
+        return Json({"messages": [mail.as_json() for mail in mails]})
 
     async def clear_mails(self, _request: Request) -> Response:
         """Throw all mails away."""
         self._simulation.mailbox.clear()
-        return JSONResponse({"messages": []})
+        return Json({"messages": []})
 
     async def latest_mail(self, _request: Request) -> Response:
         """The newest mail."""
         mail = self._simulation.mailbox.mails.latest()
         if mail is None:
             raise NotFoundError("the mailbox is empty")
-        return JSONResponse(mail.as_json())
+        return Json(mail.as_json())
 
     async def wait_for_mail(self, request: Request) -> Response:
         """The oldest mail with an id above `after` (0 is any), waiting for it up to `timeout` seconds (10)."""
-        return JSONResponse(await self._simulation.wait_for_mail(*_wait(request)))
+        return Json(await self._simulation.wait_for_mail(*_wait(request)))
 
     async def mail(self, request: Request) -> Response:
         """One mail."""
-        return JSONResponse(self._simulation.mail(_id(request)).as_json())
+        return Json(self._simulation.mail(_id(request)).as_json())
 
     async def raw_mail(self, request: Request) -> Response:
         """One mail as it was sent."""
@@ -177,16 +192,16 @@ class ControlApi:
 
     async def threads(self, request: Request) -> Response:
         """The mails by conversation, the newest conversation first."""
-        return JSONResponse({"threads": self._simulation.thread_list(_limit(request))})
+        return Json({"threads": self._simulation.thread_list(_limit(request))})
 
 
 def _creating(work: Callable[[Mapping[str, object]], Mapping[str, Any]]) -> Endpoint:
     """A path that takes a document and answers 201 with what came of it."""
 
     async def create(request: Request) -> Response:
-        return JSONResponse(work(await _document(request)), 201)
+        return Json(work(await _document(request)), 201)
 
-    return _answering(create)
+    return create
 
 
 def _answering(endpoint: Endpoint) -> Endpoint:
@@ -196,7 +211,7 @@ def _answering(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except SandboxError as error:
-            return JSONResponse({"error": str(error)}, _STATUS[type(error)])
+            return Json({"error": str(error)}, _STATUS[type(error)])
 
     return answer
 
@@ -219,7 +234,10 @@ async def _document(request: Request) -> dict[str, Any]:
 
 
 def _id(request: Request) -> int:
-    return int(request.path_params["id"])
+    try:
+        return inputs.ident(request.path_params["id"])
+    except ValueError as error:
+        raise NotFoundError(f"an id {error}, not {inputs.shown(request.path_params['id'])}") from error
 
 
 def _limit(request: Request) -> int | None:
@@ -237,5 +255,5 @@ def _query_number(request: Request, name: str, default: float) -> float:
     except ValueError:
         value = -1
     if not 0 <= value < 2**53:
-        raise InvalidInputError(f"{name} must be a number, 0 or more, not {given!r}")
+        raise InvalidInputError(f"{name} must be a number, 0 or more, not {inputs.shown(given)}")
     return value

@@ -15,14 +15,32 @@ DROP = "sandbox.drop"
 
 MAX_HEAD = 64 * 1024
 """Bytes that a request's line and headers may have."""
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 500
+"""Connections at a time; one more is dropped. Together with the sandbox's own they stay below the usual 1024 files."""
+REQUEST_TIME = 30.0
+"""Seconds from a connection, or from the first byte of a further request, until the whole request must be here."""
+
+
+class _PipelinedError(Exception):
+    """A request came before the last one was answered; each would take memory, and no client here does that."""
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with the drop extension and a bound on headers."""
+    """HTTP/1.1 with the drop extension and bounds on what a client can make it hold, and for how long."""
 
     _head_bytes = 0
     _in_head = True
+    _deadline: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(REQUEST_TIME, self._drop)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -33,6 +51,10 @@ class _Protocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            raise _PipelinedError
+        self._deadline.cancel()
+        self._deadline = self.loop.call_later(REQUEST_TIME, self._drop)
         super().on_message_begin()
         self.scope["extensions"] = {DROP: {"drop": self._drop}}
 
@@ -42,6 +64,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_head, self._head_bytes = True, 0
+        self._deadline.cancel()
         super().on_message_complete()
 
     def _drop(self) -> None:
@@ -62,7 +85,6 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=1,
             )
         )

@@ -45,8 +45,15 @@ class BoundedLog(Generic[EntryT]):
         self._bytes = 0
 
     def add(self, entry: EntryT) -> None:
-        """Append an entry, or account anew for one that has changed, and forget what no longer fits."""
-        _, before = self._entries.get(entry.id, (None, 0))
+        """Append an entry with an id above all others, and forget what no longer fits."""
+        self._account(entry, 0)
+
+    def update(self, entry: EntryT) -> None:
+        """Account anew for an entry that has changed, unless it is forgotten already."""
+        if entry.id in self._entries:
+            self._account(entry, self._entries[entry.id][1])
+
+    def _account(self, entry: EntryT, before: int) -> None:
         size = entry.size()
         self._entries[entry.id] = (entry, size)
         self._bytes += size - before

@@ -12,7 +12,22 @@ from typing import Any
 
 from sandbox.journal import BoundedLog, Feed, Topic
 
+MAX_PARSED = 128 * 1024
+"""Bytes of a mail that are read; what stands behind them is only in the raw mail. Parsing takes up to 6 us a byte."""
+MAX_HEADER = 2000
+"""Characters of a header that are decoded; a longer one is shown as it was sent, as decoding can take its square."""
+
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
+
+
+class _Policy(policy.EmailPolicy):
+    """The standard library's reading of a mail, except that it never decodes a header beyond the bound."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        return value if len(value) > MAX_HEADER else super().header_fetch_parse(name, value)
+
+
+_POLICY = _Policy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +42,15 @@ class Mail:
 
     def size(self) -> int:
         """Roughly its bytes in memory, read or not."""
-        return 2000 + 3 * len(self.raw)
+        return 2000 + len(self.raw) + 3 * min(len(self.raw), MAX_PARSED)
 
     @cached_property
     def message(self) -> EmailMessage:
         """The message, parsed when first looked at."""
-        return message_from_bytes(self.raw, policy=policy.default)
+        try:
+            return message_from_bytes(self.raw[:MAX_PARSED], policy=_POLICY)  # type: ignore[arg-type]  # typeshed
+        except RecursionError:  # parts within parts within parts
+            return EmailMessage(_POLICY)
 
     @property
     def subject(self) -> str:
@@ -72,6 +90,10 @@ class Mail:
 
     def as_json(self) -> dict[str, Any]:
         """The mail as the mailbox API shows it."""
+        return dict(self._shown)
+
+    @cached_property
+    def _shown(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "mail_from": self.mail_from,
@@ -96,14 +118,14 @@ class Mail:
             part = self.message.get_body(preferencelist=(kind,))
             text = "" if part is None else str(part.get_content())
         except Exception:  # noqa: BLE001 - as in _decoded; a broken mail is shown as it came
-            text = self.raw.partition(b"\r\n\r\n")[2].decode("utf-8", "replace") if kind == "plain" else ""
+            text = self.raw[:MAX_PARSED].partition(b"\r\n\r\n")[2].decode("utf-8", "replace") if kind == "plain" else ""
         return text.replace("\r\n", "\n")
 
 
 def _decoded(name: str, raw: str) -> str:
     """A header's value as people read it; as it was sent where that cannot be made out."""
     try:
-        return str(policy.default.header_fetch_parse(name, raw))
+        return str(_POLICY.header_fetch_parse(name, raw))
     except Exception:  # noqa: BLE001 - the standard library's parser raises all sorts of things over broken headers
         return str(raw)
 
@@ -116,7 +138,7 @@ class Mailbox:
     """
 
     def __init__(self, feed: Feed) -> None:
-        self.mails: BoundedLog[Mail] = BoundedLog(max_entries=5000, max_bytes=256 * 1024 * 1024)
+        self.mails: BoundedLog[Mail] = BoundedLog(max_entries=5000, max_bytes=128 * 1024 * 1024)
         self._feed = feed
         self._ids = count(1)
 
@@ -144,7 +166,7 @@ def threads(mails: Iterable[Mail]) -> list[list[Mail]]:
 
     def find(ident: str) -> str:
         while leader.setdefault(ident, ident) != ident:
-            ident = leader[ident]
+            leader[ident] = ident = leader[leader[ident]]
         return ident
 
     keys = []

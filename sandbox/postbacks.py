@@ -5,6 +5,7 @@ the other, and an endpoint that hangs holds up no other.
 """
 
 import asyncio
+import logging
 import ssl
 import time
 from collections import deque
@@ -13,20 +14,31 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import count
+from urllib.parse import quote
 
 import httpcore
 
-from sandbox.accounts import Account, is_email
+from sandbox.accounts import Account, email_address
 from sandbox.errors import BusyError, NotFoundError
 from sandbox.events import Event, Notification, compose_notification, malformed
 from sandbox.journal import BoundedLog, Feed, Topic
 from sandbox.subscriptions import Subscription
 from sandbox.trouble import Trouble, Troubles
 
+_LOG = logging.getLogger("sandbox")
+
 MAX_ANSWER = 16 * 1024
 """Bytes of an endpoint's answer that are read and kept."""
 MAX_WAITING = 50_000
 """Postbacks that may wait to be sent."""
+
+MAX_SENDING = 200
+"""Postbacks that are sent at the same time. Others wait their turn, which does not count against the timeout."""
+MAX_KEPT = 50
+"""Connections that are kept open for the next postback."""
+
+_IN_URLS = ":/?#[]@!$&'()*+,;=%~"
+"""Besides letters and digits, what an endpoint's URL keeps; all else is sent percent-encoded (RFC 3987)."""
 
 Deliver = Callable[[str, Event, int], None]
 """Puts a notification by mail into a mailbox: address, event, subscription id."""
@@ -119,6 +131,7 @@ class PostbackSender:
         self._held: dict[int, Postback] = {}
         self._delayed: set[asyncio.TimerHandle] = set()
         self._waiting = 0
+        self._sending = asyncio.Semaphore(MAX_SENDING)
         self._pools: dict[str, httpcore.AsyncConnectionPool] = {}
 
     def announce(self, account: Account, event: Event) -> list[Postback]:
@@ -186,29 +199,34 @@ class PostbackSender:
         )
         rule = self._troubles.strike("postback")
         postback.trouble = rule.kind if rule else None
-        self._waiting += 1
+        self._record(postback)
         match postback.trouble:
             case Trouble.POSTBACK_LOST:
-                self._waiting -= 1
                 postback.state = PostbackState.LOST
             case Trouble.POSTBACK_LATE if rule:
                 self._delay(postback, rule.seconds or 0)
             case Trouble.POSTBACK_SWAPPED if subscription.id not in self._held:
+                self._waiting += 1
                 self._held[subscription.id] = postback
             case Trouble.POSTBACK_TWICE:
                 self._append(postback)
-                self._append(replace(postback, id=next(self._ids)))
-                self._waiting += 1
+                again = replace(postback, id=next(self._ids))
+                self._record(again)
+                self._append(again)
             case _:
                 self._append(postback)
-        self._record(postback)
         return postback
+
+    def _record(self, postback: Postback) -> None:
+        self.log.add(postback)
+        self._feed.publish(Topic.POSTBACKS)
 
     def _append(self, postback: Postback) -> None:
         """To the end of its lane, with the one that was held back for it behind it."""
         lane = postback.subscription.id
         waiting = self._lanes.setdefault(lane, deque())
         waiting.append(postback)
+        self._waiting += 1
         if lane in self._held:
             waiting.append(self._held.pop(lane))
         if lane not in self._workers:
@@ -217,8 +235,10 @@ class PostbackSender:
     def _delay(self, postback: Postback, seconds: float) -> None:
         def arrive() -> None:
             self._delayed.discard(handle)
+            self._waiting -= 1
             self._append(postback)
 
+        self._waiting += 1
         handle = asyncio.get_running_loop().call_later(seconds, arrive)
         self._delayed.add(handle)
 
@@ -226,34 +246,36 @@ class PostbackSender:
         waiting = self._lanes[lane]
         try:
             while waiting:
-                postback = waiting.popleft()
-                self._waiting -= 1
-                await self._send(postback)
+                async with self._sending:
+                    postback = waiting.popleft()
+                    self._waiting -= 1
+                    await self._send(postback)
+                self.log.update(postback)
+                self._feed.publish(Topic.POSTBACKS)
         finally:
             self._lanes.pop(lane, None)
             self._workers.pop(lane, None)
 
     async def _send(self, postback: Postback) -> None:
-        subscription = postback.subscription
+        address = email_address(postback.subscription.endpoint)
         postback.sent = datetime.now(UTC)
         started = time.perf_counter()
-        if is_email(subscription.endpoint):
-            self._mail(subscription.endpoint.removeprefix("mailto:"), postback.event, subscription.id)
-            postback.state = PostbackState.ANSWERED
-        else:
-            form = subscription.notification_format
-            notification = compose_notification(postback.event, subscription.id, form)
-            if postback.trouble is Trouble.POSTBACK_MALFORMED:
-                notification = malformed(notification)
-            await self._post(postback, notification)
+        try:
+            if address:
+                self._mail(address, postback.event, postback.subscription.id)
+                postback.state = PostbackState.ANSWERED
+            else:
+                await self._post(postback, _notification(postback))
+        except Exception as error:  # noqa: BLE001 - a lane goes on whatever one postback meets with
+            _LOG.exception("postback.failed id=%d", postback.id)
+            _fail(postback, f"{type(error).__name__}: {error}")
         postback.duration = round(time.perf_counter() - started, 6)
-        self._record(postback)
 
     async def _post(self, postback: Postback, notification: Notification) -> None:
         postback.state = PostbackState.SENDING
         postback.request_body = notification.body.decode()
         try:
-            url = httpcore.URL(postback.subscription.endpoint)
+            url = httpcore.URL(quote(postback.subscription.endpoint, safe=_IN_URLS))
             headers = _headers(url, notification)
             postback.request_headers = {k.decode(): v.decode("latin-1") for k, v in headers}
             pool = self._pool(url, strict=not postback.subscription.non_strict_ssl)
@@ -282,12 +304,16 @@ class PostbackSender:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             # A kept connection is dropped before the usual server (5 s) drops it under a postback.
-            self._pools[kind] = httpcore.AsyncConnectionPool(context, max_connections=None, keepalive_expiry=2.0)
+            self._pools[kind] = httpcore.AsyncConnectionPool(
+                context, max_connections=MAX_SENDING, max_keepalive_connections=MAX_KEPT, keepalive_expiry=2.0
+            )
         return self._pools[kind]
 
-    def _record(self, postback: Postback) -> None:
-        self.log.add(postback)
-        self._feed.publish(Topic.POSTBACKS)
+
+def _notification(postback: Postback) -> Notification:
+    subscription = postback.subscription
+    notification = compose_notification(postback.event, subscription.id, subscription.notification_format)
+    return malformed(notification) if postback.trouble is Trouble.POSTBACK_MALFORMED else notification
 
 
 def _headers(url: httpcore.URL, notification: Notification) -> list[tuple[bytes, bytes]]:

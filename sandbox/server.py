@@ -1,6 +1,7 @@
 """A running sandbox: the one place where its parts are put together, in a thread with an event loop of its own."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 HTTP_PORT = 8700
 SMTP_PORT = 8725
+
+_STOPPED = "the sandbox has stopped"
 
 
 class Sandbox:
@@ -82,8 +85,10 @@ class Sandbox:
 
         Raises:
             PortInUseError: names the port.
-            SandboxError: cannot listen there, or the seed or the state file is wrong.
+            SandboxError: cannot listen there, the seed or the state file is wrong, or it runs already.
         """
+        if self._running:
+            raise SandboxError(f"the sandbox runs already, at {self.url}")
         with contextlib.ExitStack() as on_failure:
             http = on_failure.enter_context(_listen(self._host, self._ports[0], "--port"))
             smtp = on_failure.enter_context(_listen(self._host, self._ports[1], "--smtp-port"))
@@ -98,10 +103,14 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Stop listening and drop everything that is under way."""
-        if self._running:
-            self._running.stop()
-            self._running = None
+        """Stop listening and drop everything that is under way; does nothing if it does not run.
+
+        Raises:
+            SandboxError: the state file could not be written at the end.
+        """
+        running, self._running = self._running, None
+        if running:
+            running.stop()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -294,18 +303,30 @@ class _Running:
             raise self._failure
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself, and the failure says why
+            self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
+        if self._failure:
+            raise self._failure
 
     def call(self, work: Callable[[Simulation], Awaitable[T]]) -> T:
         """Carry out work on the sandbox's loop and wait for it."""
 
         async def carry_out() -> T:
             if self._simulation is None:
-                raise SandboxError("the sandbox has stopped")
+                raise SandboxError(_STOPPED)
             return await work(self._simulation)
 
-        return asyncio.run_coroutine_threadsafe(carry_out(), self._loop).result()
+        doing = carry_out()
+        try:
+            return asyncio.run_coroutine_threadsafe(doing, self._loop).result()
+        except concurrent.futures.CancelledError as error:
+            raise SandboxError(_STOPPED) from error
+        except RuntimeError as error:
+            if not self._loop.is_closed():
+                raise
+            doing.close()
+            raise SandboxError(_STOPPED) from error
 
     def _run(self) -> None:
         try:

@@ -81,13 +81,16 @@ _SUBSCRIPTION_FIELDS = {
     "expires_at": Field(inputs.count),
     "filter": Field(lambda given: read_document(given, _FILTER_FIELDS, "a filter")),
 }
+_ID_FIELDS = {
+    kind: Field(inputs.first_id) for kind in ("text", "call", "campaign", "record", "subscription", "contact")
+}
 _QUIRK_FIELDS = {"dedupe_request_ids": Field(inputs.boolean), "update_replaces_filter": Field(inputs.boolean)}
 _SEED_FIELDS = {
     "quirks": Field(inputs.mapping, default={}),
     "accounts": Field(inputs.documents, default=[]),
     "subscriptions": Field(inputs.documents, default=[]),
     "texts": Field(inputs.documents, default=[]),
-    "ids": Field(inputs.mapping, default={}),
+    "ids": Field(lambda given: read_document(given, _ID_FIELDS, "ids"), default={}),
 }
 
 
@@ -394,9 +397,7 @@ class Simulation:
             self.create_subscription(subscription)
         for text in seed["texts"]:
             self._record(*self._read_text(text))
-        self.ids.next.update(
-            {kind: inputs.ident(value) for kind, value in seed["ids"].items() if kind in self.ids.next}
-        )
+        self.ids.next.update({kind: first for kind, first in seed["ids"].items() if first is not None})
         return {name: len(seed[name]) for name in ("accounts", "subscriptions", "texts")}
 
     def state(self) -> Document:
@@ -426,6 +427,7 @@ class Simulation:
         self.calls.clear()
         self.mailbox.clear()
         self.events.clear()
+        self._sequence = count(1)
         self._begin()
         self.feed.publish(*Topic)
 

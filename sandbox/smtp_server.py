@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -15,6 +14,7 @@ from sandbox.trouble import Rule, Trouble, Troubles
 MAX_MAIL = 5 * 1024 * 1024
 """Bytes of one mail; announced with SIZE."""
 MAX_CONNECTIONS = 50
+MAX_RECIPIENTS = 1000
 MAX_GREYLISTED = 10_000
 
 _AT_DATA = frozenset({Trouble.MAIL_TEMPORARY, Trouble.MAIL_PERMANENT, Trouble.MAIL_HANG, Trouble.MAIL_DROP})
@@ -37,16 +37,11 @@ class SmtpServer:
         self._troubles = troubles
         self._feed = feed
         self._pause = pause
-        self._greylisted: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._connections: set[_Connection] = set()
 
     def protocol(self) -> SMTP:
         """A new connection's protocol."""
         return _Connection(self, self._connections)
-
-    def reset(self) -> None:
-        """Forget who was greylisted."""
-        self._greylisted.clear()
 
     def stop(self) -> None:
         """Drop all connections."""
@@ -57,13 +52,9 @@ class SmtpServer:
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Aiosmtpd's hook: somebody is named to receive the mail."""
-        key = (envelope.mail_from or "", address)
-        until = self._greylisted.get(key)
-        if until is None and (rule := self._strike({Trouble.MAIL_GREYLIST})):
-            until = self._greylisted[key] = time.monotonic() + (rule.seconds or 0)
-            while len(self._greylisted) > MAX_GREYLISTED:
-                self._greylisted.popitem(last=False)
-        if until is not None and time.monotonic() < until:
+        if len(envelope.rcpt_tos) >= MAX_RECIPIENTS:
+            return "452 4.5.3 too many recipients"
+        if time.monotonic() < self._greylisted_until((envelope.mail_from or "", address)):
             return "450 4.2.0 greylisted, try again later"
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
@@ -83,6 +74,15 @@ class SmtpServer:
         content = envelope.original_content or b""
         mail = self._mailbox.add(envelope.mail_from or "", list(envelope.rcpt_tos), content)
         return _drop(server) if rule else f"250 2.0.0 kept as mail {mail.id}"
+
+    def _greylisted_until(self, key: tuple[str, str]) -> float:
+        """When a sender and recipient are accepted, in monotonic seconds; 0 if they are not put off."""
+        greylisted = self._troubles.greylisted
+        if key not in greylisted and (rule := self._strike({Trouble.MAIL_GREYLIST})):
+            greylisted[key] = time.monotonic() + (rule.seconds or 0)
+            while len(greylisted) > MAX_GREYLISTED:
+                greylisted.popitem(last=False)
+        return greylisted.get(key, 0)
 
     def _strike(self, among: frozenset[Trouble] | set[Trouble]) -> Rule | None:
         rule = self._troubles.strike("mail", among=among)

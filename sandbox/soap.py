@@ -23,7 +23,9 @@ CONTRACT = Path(__file__).parent / "wsdl"
 VERSIONS = ("1.0", "1.1")
 
 _NAMESPACE = re.compile(r"\{[^}']*\}")
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+_PARSER = etree.XMLParser(
+    resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True
+)
 
 
 class FaultCode(StrEnum):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ SEEDS = Path(__file__).parent / "seeds"
 SAVE_AFTER = 0.2
 """Seconds that changes are gathered before the state file is written; a crash loses no more."""
 
+_LOG = logging.getLogger("sandbox")
 _KEPT = {Topic.ACCOUNTS, Topic.SUBSCRIPTIONS}
 
 
@@ -59,8 +61,7 @@ class StateFile:
             yield
         finally:
             saving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await saving
+            await asyncio.wait([saving])
             self._save(simulation)
 
     async def _keep(self, simulation: Simulation) -> None:
@@ -68,7 +69,10 @@ class StateFile:
             async for changed in listener.changes():
                 if changed & _KEPT:
                     await asyncio.sleep(SAVE_AFTER)
-                    self._save(simulation)
+                    try:
+                        self._save(simulation)
+                    except SandboxError as error:
+                        _LOG.error("state.unsaved reason=%s", error)
 
     def _save(self, simulation: Simulation) -> None:
         new = self._path.with_name(f"{self._path.name}.new")

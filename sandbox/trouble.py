@@ -5,6 +5,7 @@ of trouble means is carried out where it strikes - in the emulated API, the post
 """
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -136,6 +137,8 @@ class Troubles:
     """The rules of a sandbox, oldest first; of several that apply, the oldest that strikes wins."""
 
     def __init__(self) -> None:
+        self.greylisted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """Until when a sender and recipient of mail are put off, in monotonic seconds."""
         self._rules: dict[int, Rule] = {}
         self._next_id = 1
 
@@ -163,7 +166,8 @@ class Troubles:
             raise NotFoundError(f"no trouble rule {ident}")
 
     def clear(self) -> None:
-        """Take all rules back."""
+        """Take all rules back, and forget who was greylisted."""
+        self.greylisted.clear()
         self._rules.clear()
         self._next_id = 1
 

@@ -1,12 +1,16 @@
-"""What tests of every kind use: the Pulumi CLI, free ports."""
+"""What tests of every kind use: the Pulumi CLI, a project for it, free ports."""
 
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from sandbox import Sandbox
+from tests.forwarder_kit import PostgreSQL
+from tests.pulumi_kit import Project, credentials
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +22,18 @@ def pulumi_cli() -> Path:
         [sys.executable, ROOT / "tools" / "pulumi_cli.py", "path"], stdout=subprocess.PIPE, text=True, check=True
     )
     return Path(asked.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory: pytest.TempPathFactory, pulumi_cli: Path) -> Project:
+    """A Pulumi project whose stack is empty, to be copied: making a stack takes as long as an `up`."""
+    return Project(tmp_path_factory.mktemp("empty"), pulumi_cli, {})
+
+
+@pytest.fixture
+def project(tmp_path: Path, pulumi_cli: Path, empty_project: Project, sandbox: Sandbox) -> Project:
+    """A Pulumi project with an empty stack and the sandbox's credentials."""
+    return Project(tmp_path, pulumi_cli, credentials(sandbox), like=empty_project)
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +49,13 @@ def free_ports() -> Callable[[int], list[int]]:
                 found.close()
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL server; every test makes databases of its own in it."""
+    server = PostgreSQL()
+    try:
+        yield server
+    finally:
+        server.close()

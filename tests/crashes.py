@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 from sandbox import Sandbox
-from tests.pulumi_kit import Project, Running
+from tests.pulumi_kit import Project, Running, credentials
 from tests.trouble import Strike, Trouble, TroubledCallFire, When
 
 
@@ -62,26 +61,18 @@ class Crashes:
     """A project in front of a CallFire that holds requests.
 
     Args:
-        folder: empty.
-        cli: the folder of the Pulumi CLI.
+        project: with an empty stack.
         sandbox: running.
         callfire: in front of it.
     """
 
-    def __init__(self, folder: Path, cli: Path, sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    def __init__(self, project: Project, sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+        self.project = project
+        self.callfire = callfire
         self._sandbox = sandbox
-        self._callfire = callfire
-        self.project = Project(
-            folder,
-            cli,
-            {
-                "CALLFIRE_URL": callfire.url,
-                "CALLFIRE_LOGIN": sandbox.login,
-                "CALLFIRE_PASSWORD": sandbox.password,
-            },
-        )
-        self._pristine = folder / "pristine"
-        shutil.copytree(self.project.state, self._pristine)
+        project.environ |= credentials(sandbox, callfire.url)
+        self._pristine = project.folder / "pristine"
+        shutil.copytree(project.state, self._pristine)
 
     def interrupt(self, operation: str, moment: Moment, end: End) -> Result:
         """Interrupt one operation of an `up` at a moment, and repair."""
@@ -90,14 +81,14 @@ class Crashes:
         if operation != "create":
             self.project.up(COUNT=str(COUNT))
         when = When.BEFORE if moment is Moment.BEFORE_REQUEST else When.AFTER
-        strike = self._callfire.strike(name, when, Trouble.HOLD)
+        strike = self.callfire.strike(name, when, Trouble.HOLD)
         with self.project.running("up", "--yes", "--skip-preview", **environ) as running:
             strike.wait()
             _ENDS[end](running, strike, moment)
             if end is not End.CTRL_C:
                 running.wait_for_providers_end()
-        self._callfire.forget()
-        return self._repair(environ)
+        self.callfire.forget()
+        return self.repair(**environ)
 
     def kill_at_random(
         self, count: int, longest: float, rng: random.Random, note: Callable[[], None] = lambda: None
@@ -110,16 +101,16 @@ class Crashes:
             running.kill()
             note()
             running.wait_for_providers_end()
-        return self._repair(environ)
+        return self.repair(**environ)
 
-    def _repair(self, environ: dict[str, str]) -> Result:
+    def repair(self, **environ: str) -> Result:
         """`pulumi cancel`, `up`, look. A lock is there or not, so cancel may fail."""
         mended = self.project.mend_checkpoint()
         self.project.pulumi("cancel", "--yes", check=False)
         self.project.up(**environ)
-        return self.compare(environ, mended=mended)
+        return self._compare(environ, mended=mended)
 
-    def compare(self, environ: dict[str, str], *, mended: bool = False) -> Result:
+    def _compare(self, environ: dict[str, str], *, mended: bool = False) -> Result:
         """Compare the account with the program and the state."""
         enabled = environ.get("ENABLED", "true") == "true"
         declared = {f"https://mail.example.com/postback/{n:032d}" for n in range(int(environ["COUNT"]))}
@@ -142,6 +133,7 @@ def _kill(running: Running, strike: Strike, moment: Moment) -> None:
     if moment is Moment.BEFORE_STATE:
         running.freeze()
         strike.release()
+        strike.wait_for_answer()
     running.kill()
     strike.release(drop=moment is not Moment.BEFORE_STATE)
 
@@ -154,10 +146,8 @@ def _interrupt(running: Running, strike: Strike, moment: Moment) -> None:
 
 def _interrupt_twice(running: Running, strike: Strike, moment: Moment) -> None:
     running.interrupt()
-    while not running.ended():
-        time.sleep(0.2)
-        if not running.ended():
-            running.interrupt()
+    while not running.ends_within(0.2):
+        running.interrupt()
     strike.release(drop=moment is not Moment.BEFORE_STATE)
 
 

@@ -1,26 +1,41 @@
 """What the forwarder's tests share: a real mail server with whatever manners a test needs, and a real forwarder."""
 
 import asyncio
+import grp
 import json
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from forwarder import smtp
+from forwarder.commits import Commits
+from forwarder.mail import Letterhead, compose_email, default_body, default_subject
+from forwarder.outbox import Delivery, Outbox, Posting, Routed, connect
+from forwarder.postback import InboundText
+from forwarder.schema import deliveries
+from forwarder.sender import Backoff, Sender
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 _SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "callfire" / "samples"
@@ -77,6 +92,7 @@ class MailSink:
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
         self.smtp_options: dict[str, Any] = {}
+        self.tls: Any = None
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -90,7 +106,7 @@ class MailSink:
         """Listen, on the same port as before."""
 
         async def listen() -> asyncio.Server:
-            return await self._loop.create_server(self._session, self.host, self.port)
+            return await self._loop.create_server(self._session, self.host, self.port, ssl=self.tls)
 
         self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -227,7 +243,7 @@ class RunningForwarder:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         ready = self.wait_for_log("forwarder.ready")
-        found = re.search(r"public=(\S+) admin=(\S+)", ready)
+        found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
         assert found, ready
         self.url, self.admin_url = found.groups()
 
@@ -310,3 +326,172 @@ def running(settings: dict[str, str]) -> Iterator[RunningForwarder]:
             forwarder.stop()
         else:
             forwarder._end()
+
+
+def inbound(text_id: int, message: str = "Hello, World!", **fields: Any) -> InboundText:
+    """A text as the parser gives it."""
+    values = {
+        "subscription_id": "19001",
+        "from_number": "18185551212",
+        "to_number": "18186469991",
+        "created": "2012-09-24T05:02:35Z",
+        "raw": b"<raw/>",
+    } | fields
+    return InboundText(id=text_id, message=message, **values)
+
+
+def posting(
+    *texts: InboundText, recipients: tuple[str, ...] = ("office@example.com",), received_at: float | None = None
+) -> Posting:
+    """A postback with these texts, for these recipients."""
+    routed = tuple(Routed(text, "default", recipients) for text in texts)
+    return Posting(time.time() if received_at is None else received_at, routed)
+
+
+def open_outbox(url: str, **options: Any) -> Outbox:
+    """An outbox that is ready for use."""
+    outbox = Outbox(connect(url), **options)
+    outbox.migrate()
+    outbox.register()
+    return outbox
+
+
+def states(outbox: Outbox) -> dict[tuple[int, str], str]:
+    """The state of every delivery."""
+    with outbox.reading() as connection:
+        rows = connection.execute(sa.select(deliveries.c.text_id, deliveries.c.recipient, deliveries.c.state))
+        return {(row.text_id, row.recipient): row.state for row in rows}
+
+
+@dataclass
+class Engine:
+    """Outbox, commits and sender, without HTTP."""
+
+    outbox: Outbox
+    commits: Commits
+    sender: Sender
+    counts: Counter[str]
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait for a condition that nobody announces."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def engine(  # noqa: PLR0913 - what a test may want otherwise
+    outbox: Outbox,
+    port: int,
+    *,
+    timeout: float = 5.0,
+    backoff: Backoff | None = None,
+    security: smtp.Security = smtp.Security.NONE,
+    context: Any = None,
+    login: tuple[str, str] | None = None,
+    connections: int = 4,
+    compose: Callable[[Delivery], smtp.Envelope] | None = None,
+    host: str = "127.0.0.1",
+) -> AsyncIterator[Engine]:
+    """An engine with little patience, for the time of a block."""
+    letterhead = Letterhead("texts@example.com", b"k" * 32)
+
+    def mail(delivery: Delivery) -> smtp.Envelope:
+        text = delivery.text
+        subject, body = default_subject(text), default_body(text)
+        content = compose_email(
+            letterhead, text, delivery.received_at, to=delivery.recipient, subject=subject, body=body
+        )
+        return smtp.Envelope("texts@example.com", delivery.recipient, content)
+
+    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=timeout)
+    counts: Counter[str] = Counter()
+    sender = Sender(
+        server,
+        context,
+        compose or mail,
+        lambda result: commits.report(result),
+        lambda: commits.wake(),
+        connections=connections,
+        backoff=backoff or Backoff(0.02, 0.1),
+    )
+    commits = Commits(outbox, sender, counts.update)
+    sender.start()
+    running = asyncio.create_task(commits.run())
+    try:
+        yield Engine(outbox, commits, sender, counts)
+    finally:
+        commits.stop_claiming()
+        await sender.stop(2.0)
+        await commits.stop()
+        await running
+
+
+_POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+
+
+class PostgreSQL:
+    """A real PostgreSQL server on a Unix-domain socket in a folder of its own, run by nobody in particular."""
+
+    def __init__(self) -> None:
+        if not _POSTGRESQL:
+            pytest.skip("PostgreSQL is not installed (Debian: postgresql, see tests/debian-packages.txt)")
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+            user = pwd.getpwnam("nobody")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self._user = {"user": user.pw_uid, "group": grp.getgrgid(user.pw_gid).gr_name, "extra_groups": []}
+        self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+        self.start()
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [_POSTGRESQL[-1] / program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False, **self._user)
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_POSTGRESQL[-1] / "postgres", "-D", "data", "-k", str(self.folder), "-c", "listen_addresses="],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self._user,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(self._url("postgres"), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                assert self._process.poll() is None, (self.folder / "log").read_text()
+                time.sleep(0.05)  # nobody tells when it is ready
+            else:
+                return
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT cuts connections, SIGQUIT is a crash."""
+        if self._process:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder)
+
+    def database(self, *options: str) -> str:
+        """The URL of a new database."""
+        self._databases += 1
+        name = f"outbox{self._databases}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} {' '.join(options)}".encode())
+        return self._url(name)
+
+    def _url(self, name: str) -> str:
+        return f"postgresql://postgres@/{name}?host={self.folder}"

@@ -111,6 +111,11 @@ class ProviderServer:
         answer = self._call("Read", provider_pb2.ReadRequest(id=id_, properties=_struct(outputs)))
         return answer.id, _plain(answer.properties), _plain(answer.inputs)
 
+    def get(self, id_: str) -> tuple[str, Properties]:
+        """The id and the outputs, as `Subscription.get` asks for them."""
+        answer = self._call("Read", provider_pb2.ReadRequest(id=id_, inputs=_struct(self._props({}, "there"))))
+        return answer.id, _plain(answer.properties)
+
     def update(self, id_: str, olds: Properties, news: Properties) -> Properties:
         """The outputs."""
         answer = self._call("Update", provider_pb2.UpdateRequest(id=id_, olds=_struct(olds), news=_struct(news)))

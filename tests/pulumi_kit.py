@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from sandbox import Sandbox
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PROGRAM = """\
@@ -32,10 +34,11 @@ for number in range(int(os.environ["COUNT"])):
 
 @dataclass(frozen=True)
 class Done:
-    """A finished command: its exit status and all that it printed."""
+    """A finished command: its exit status, all that it printed, and what of it went to standard output."""
 
     status: int
     output: str
+    printed: str = ""
 
 
 class Project:
@@ -44,24 +47,25 @@ class Project:
     Args:
         folder: empty; everything of the project goes into it.
         cli: the folder of the Pulumi CLI.
-        program: the text of `__main__.py`.
         environ: more environment variables, such as CALLFIRE_URL.
+        like: a project whose stack and configuration are copied; without one, a new stack is made.
     """
 
-    def __init__(self, folder: Path, cli: Path, environ: Mapping[str, str], program: str = PROGRAM) -> None:
+    def __init__(self, folder: Path, cli: Path, environ: Mapping[str, str], like: "Project | None" = None) -> None:
         self.folder = folder
         (folder / "Pulumi.yaml").write_text(
             json.dumps({"name": "test", "runtime": {"name": "python", "options": {"virtualenv": str(ROOT / ".venv")}}})
         )
-        self.write(program)
+        self.write(PROGRAM)
         self.state = folder / "state"
         self.state.mkdir()
         (folder / "home").mkdir()
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLFIRE_")} | {
-            "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([str(cli), str(ROOT / ".venv" / "bin"), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PULUMI_BACKEND_URL": f"file://{self.state}",
+            "PULUMI_STACK": "dev",
             "PULUMI_CONFIG_PASSPHRASE": "correct horse",
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -69,7 +73,11 @@ class Project:
             "PULUMI_CREDENTIAL_STORE": "plaintext",
             **environ,
         }
-        self.pulumi("stack", "init", "dev")
+        if like is None:
+            self.pulumi("stack", "init", "dev")
+        else:
+            shutil.copytree(like.state, self.state, dirs_exist_ok=True)
+            shutil.copyfile(like.folder / "Pulumi.dev.yaml", folder / "Pulumi.dev.yaml")
 
     def write(self, program: str) -> None:
         """Replace the program."""
@@ -95,20 +103,35 @@ class Project:
         """`pulumi up` without a preview."""
         return self.pulumi("up", "--yes", "--skip-preview", *options, check=check, **environ)
 
-    def command(self, *arguments: str, check: bool = True) -> Done:
+    def command(self, *arguments: str, check: bool = True, **environ: str) -> Done:
         """`python -m provider`, in the project's folder."""
         done = subprocess.run(
             [ROOT / ".venv" / "bin" / "python", "-m", "provider", *arguments],
             cwd=self.folder,
-            env=self.environ,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return Done(done.returncode, done.stdout + done.stderr, done.stdout)
+
+    def shell(self, line: str, stdin: str = "", **environ: str) -> str:
+        """Run a line of a handbook, in the project's folder, and return what it prints. The CLI asks nothing."""
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", line],
+            cwd=self.folder,
+            env=self.environ | {"PULUMI_OPTION_YES": "true", "PULUMI_OPTION_NON_INTERACTIVE": "true"} | environ,
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0 or not check, done.stdout
-        return Done(done.returncode, done.stdout)
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        return done.stdout
 
     @contextlib.contextmanager
     def running(self, *arguments: str, **environ: str) -> Iterator["Running"]:
@@ -134,8 +157,8 @@ class Project:
 
     def ids(self) -> list[str]:
         """The ids of the subscriptions in the state."""
-        resources = self.export()["deployment"].get("resources") or []
-        return sorted(r["id"] for r in resources if r["type"].endswith("callfire:Subscription"))
+        latest = json.loads(self.checkpoint.read_text())["checkpoint"]["latest"] or {}
+        return sorted(r["id"] for r in latest.get("resources", []) if r["type"].endswith("callfire:Subscription"))
 
     @property
     def checkpoint(self) -> Path:
@@ -144,10 +167,20 @@ class Project:
 
     def mend_checkpoint(self) -> bool:
         """Put the good copy in the place of a checkpoint that a kill left empty; whether it was."""
-        if not self.checkpoint.exists() or self.checkpoint.stat().st_size:
+        with contextlib.suppress(ValueError):
+            json.loads(self.checkpoint.read_text())
             return False
         shutil.copyfile(f"{self.checkpoint}.bak", self.checkpoint)
         return True
+
+
+def credentials(sandbox: Sandbox, url: str | None = None) -> dict[str, str]:
+    """The environment that leads a provider to a sandbox, or to what stands in front of it at `url`."""
+    return {
+        "CALLFIRE_URL": url or sandbox.url,
+        "CALLFIRE_LOGIN": sandbox.login,
+        "CALLFIRE_PASSWORD": sandbox.password,
+    }
 
 
 class Running:
@@ -174,9 +207,13 @@ class Running:
         """Wait for the CLI's own end and return its exit status."""
         return self._process.wait(seconds)
 
-    def ended(self) -> bool:
-        """Whether the CLI has ended."""
-        return self._process.poll() is not None
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the CLI ends of itself in this time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def providers(self) -> list[psutil.Process]:
         """The provider processes that the CLI started."""

@@ -47,6 +47,7 @@ class Strike:
     drop: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, seconds: float = 30.0) -> None:
         """Wait until a request is held."""
@@ -56,6 +57,10 @@ class Strike:
         """Let the held request go on, or cut its connection."""
         self.drop = drop
         self.released.set()
+
+    def wait_for_answer(self, seconds: float = 30.0) -> None:
+        """Wait until the answer to the request that was let go on has been sent."""
+        assert self.answered.wait(seconds), f"no answer to {self.operation} was sent"
 
 
 class TroubledCallFire:
@@ -137,6 +142,8 @@ class TroubledCallFire:
             handler.send_header("Content-Length", str(len(answer)))
             handler.end_headers()
             handler.wfile.write(answer)
+        if strike:
+            strike.answered.set()
 
     def _due(self, operation: str) -> Strike | None:
         with self._lock:

@@ -24,6 +24,8 @@ function h(kind, properties = {}, ...children) {
 /** Draw a list in place: items that did not change keep their element, with whatever is open or focused inside. */
 function draw(list, items, key, render, nothing) {
   const before = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const place = [...list.children].findIndex((child) => child.contains(focused));
   const first = !list.dataset.drawn;
   list.dataset.drawn = "yes";
   const wanted = items.map((item) => {
@@ -48,15 +50,26 @@ function draw(list, items, key, render, nothing) {
     if (list.children[place] !== element) list.insertBefore(element, list.children[place] ?? null);
   });
   while (list.children.length > wanted.length) list.lastChild.remove();
+  if (focused) queueMicrotask(() => list.contains(document.activeElement) || keepFocus(list, focused, place));
+}
+
+const FOCUSABLE = "button, summary, input, select, textarea, [tabindex]";
+
+/** Who stood on something that has moved goes with it; if it is gone, to its neighbour or the heading of the list. */
+function keepFocus(list, focused, place) {
+  if (list.contains(focused)) return focused.focus();
+  const neighbour = list.children[Math.min(place, list.children.length - 1)]?.querySelector(FOCUSABLE);
+  const heading = list.closest("section").querySelector("h2");
+  heading.tabIndex = -1;
+  (neighbour ?? heading).focus();
 }
 
 /** What a person had opened or was standing on stays so when its element is drawn anew. */
 function carryOver(old, element) {
   const opened = [...old.querySelectorAll("details")].map((details) => details.open);
   element.querySelectorAll("details").forEach((details, place) => (details.open = opened[place] ?? details.open));
-  const focusable = "button, summary, input, select, textarea, [tabindex]";
-  const place = [...old.querySelectorAll(focusable)].indexOf(document.activeElement);
-  if (place >= 0) queueMicrotask(() => element.querySelectorAll(focusable)[place]?.focus());
+  const place = [...old.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  if (place >= 0) queueMicrotask(() => element.querySelectorAll(FOCUSABLE)[place]?.focus());
 }
 
 async function ask(method, path, body) {
@@ -102,6 +115,7 @@ function pretty(number) {
   return parts ? `(${parts[1]}) ${parts[2]}-${parts[3]}` : number;
 }
 
+const WAITING = ["waiting", "sending"];
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 // ---- Phone ----
@@ -126,6 +140,12 @@ function drawPhone() {
   if (atEnd || last !== bubbles.lastChild?.dataset.key) bubbles.scrollTop = bubbles.scrollHeight;
 }
 
+/** At the first look: the conversation in which something was said last. */
+function openNewestConversation() {
+  const newest = state.events.findLast((event) => event.kind !== "campaign");
+  if (newest) [phone.from.value, phone.to.value] = pair(newest);
+}
+
 function renderPerson(numbers) {
   return h("button", {
     type: "button",
@@ -143,7 +163,7 @@ function receipt(event) {
   const posted = state.postbacks.filter((postback) => postback.event.kind === event.kind && postback.event.id === event.id && postback.account === event.account);
   if (!posted.length) return { text: "no postback", bad: false };
   const good = posted.filter((postback) => succeeded(postback)).length;
-  const waiting = posted.filter((postback) => ["waiting", "sending"].includes(postback.state)).length;
+  const waiting = posted.filter((postback) => WAITING.includes(postback.state)).length;
   if (waiting) return { text: `${plural(waiting, "postback")} under way`, bad: false };
   return { text: good === posted.length ? `posted to ${plural(good, "endpoint")} ✓` : `${posted.length - good} of ${plural(posted.length, "postback")} went wrong`, bad: good < posted.length };
 }
@@ -194,8 +214,8 @@ for (const button of document.querySelectorAll("[data-event]")) {
 // ---- Subscriptions ----
 
 function drawSubscriptions() {
-  find("subscriptions-tally").textContent = state.subscriptions.length || "";
-  draw(find("subscriptions"), state.subscriptions.slice(0, 200), (subscription) => subscription.id, renderSubscription,
+  find("subscriptions-tally").textContent = state.total || "";
+  draw(find("subscriptions"), state.subscriptions.toReversed(), (subscription) => subscription.id, renderSubscription,
     "Nobody is subscribed. Run your program against the WSDL above, or add a subscription by hand.");
 }
 
@@ -211,17 +231,17 @@ function renderSubscription(subscription) {
       h("span.chip.accent", {}, subscription.trigger_event === "UNDEFINED_EVENT" ? "every event" : subscription.trigger_event),
       h("span.chip", {}, subscription.notification_format),
       subscription.enabled ? null : h("span.chip.wait", {}, "disabled"),
-      h("span.spacer"),
-      h("button.quiet.small", {
-        type: "button",
-        "aria-label": `${subscription.enabled ? "Disable" : "Enable"} subscription ${subscription.id}`,
-        onclick: attempt(() => ask("PATCH", path, { enabled: !subscription.enabled })),
-      }, subscription.enabled ? "Disable" : "Enable"),
-      h("button.quiet.small", {
-        type: "button",
-        "aria-label": `Delete subscription ${subscription.id}`,
-        onclick: attempt(() => ask("DELETE", path)),
-      }, "Delete")),
+      h("span.actions", {},
+        h("button.quiet.small", {
+          type: "button",
+          "aria-label": `${subscription.enabled ? "Disable" : "Enable"} subscription ${subscription.id}`,
+          onclick: attempt(() => ask("PATCH", path, { enabled: !subscription.enabled })),
+        }, subscription.enabled ? "Disable" : "Enable"),
+        h("button.quiet.small", {
+          type: "button",
+          "aria-label": `Delete subscription ${subscription.id}`,
+          onclick: attempt(() => ask("DELETE", path)),
+        }, "Delete"))),
     h("p.url", {}, subscription.endpoint),
     h("p.about", {}, [
       filters.length ? `Only ${filters.join(", ")}` : "No filter",
@@ -325,8 +345,8 @@ function renderMail(mail) {
   return h("article.mail", { "aria-label": `Mail ${mail.id}` },
     h("div.mail-head", {},
       h("span.who", {}, sender(mail)),
-      h("span.to", {}, `to ${mail.rcpt_to.join(", ")}`),
-      when(mail.received)),
+      when(mail.received),
+      h("span.to", {}, `to ${mail.rcpt_to.join(", ")}`)),
     h("div.text", {}, mail.text || (mail.html ? "(HTML only: see the raw mail)" : "(empty)")),
     h("details", {}, h("summary", {}, "Headers"),
       h("dl.headers", {}, Object.entries(mail.headers).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
@@ -353,11 +373,18 @@ function often(rule) {
 }
 
 const TIMED = ["soap-slow", "soap-hang", "postback-late", "mail-greylist", "mail-hang"];
-find("trouble-kind").addEventListener("change", () => (find("trouble-seconds").hidden = !TIMED.includes(find("trouble-kind").value)));
+function fitTroubleForm() {
+  find("trouble-seconds").hidden = !TIMED.includes(find("trouble-kind").value);
+  find("trouble-operation").hidden = !find("trouble-kind").value.startsWith("soap-");
+}
+find("trouble-kind").addEventListener("change", fitTroubleForm);
+fitTroubleForm();
 find("add-trouble").addEventListener("submit", attempt(async (event) => {
-  const { kind, often: chosen, seconds } = Object.fromEntries(new FormData(event.target));
+  const { kind, often: chosen, seconds, operation } = Object.fromEntries(new FormData(event.target));
   const rule = { kind, ...{ once: {}, 3: { times: 3 }, half: { probability: 0.5 }, always: { probability: 1 } }[chosen] };
-  await ask("POST", "/control/trouble", TIMED.includes(kind) ? { ...rule, seconds: Number(seconds) } : rule);
+  if (TIMED.includes(kind)) rule.seconds = Number(seconds);
+  if (kind.startsWith("soap-") && operation) rule.operation = operation;
+  await ask("POST", "/control/trouble", rule);
 }));
 
 function drawRequests() {
@@ -397,13 +424,30 @@ async function drawFacts() {
 find("reset").addEventListener("click", attempt(async () => {
   if (!confirm("Remove all subscriptions, mails and logs of this sandbox?")) return;
   await ask("POST", "/control/reset");
+  heard.postback = 0;
   say("The sandbox is as it was at its start.");
 }));
+
+const heard = { postback: 0, mail: 0 };
+
+/** Say in words what came since the last look, for those who cannot see it appear. */
+function tellNews() {
+  const posted = state.postbacks.filter((postback) => postback.id > heard.postback && !WAITING.includes(postback.state));
+  const mails = state.threads.flatMap((thread) => thread.messages).filter((mail) => mail.id > heard.mail);
+  heard.postback = Math.max(heard.postback, ...posted.map((postback) => postback.id));
+  heard.mail = Math.max(heard.mail, ...mails.map((mail) => mail.id));
+  if (!state.looked || !(posted.length + mails.length)) return;
+  const about = (things, word, one) => (things.length === 1 ? one(things[0]) : things.length ? plural(things.length, word) : null);
+  find("news").textContent = [
+    about(posted, "postback", (postback) => `Postback to ${postback.subscription_id}: ${outcome(postback)[1]}`),
+    about(mails, "new mail", (mail) => `New mail from ${sender(mail)}: ${mail.subject}`),
+  ].filter(Boolean).join(". ");
+}
 
 const LISTS = {
   events: ["/control/events?limit=300", "events"],
   postbacks: ["/control/postbacks?limit=200", "postbacks"],
-  subscriptions: ["/control/subscriptions", "subscriptions"],
+  subscriptions: ["/control/subscriptions?limit=100", "subscriptions"],
   accounts: ["/control/accounts", "accounts"],
   requests: ["/control/requests?limit=40", "requests"],
   mails: ["/mailbox/threads?limit=200", "threads"],
@@ -420,9 +464,14 @@ function look(topics) {
   looking = looking.then(async () => {
     await Promise.all(topics.map(async (topic) => {
       const [path, name] = LISTS[topic];
-      state[name] = (await ask("GET", path))[name];
+      const found = await ask("GET", path);
+      state[name] = found[name];
+      state.total = found.total ?? state.total;
     }));
+    if (!state.looked) openNewestConversation();
     for (const redraw of new Set(topics.flatMap((topic) => DRAW[topic]))) redraw();
+    tellNews();
+    state.looked = true;
   }).catch((error) => say(error.message));
   return looking;
 }

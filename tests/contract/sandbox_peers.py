@@ -1,10 +1,14 @@
 """What the sandbox's tests speak to it with, besides its own Python object."""
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 import zeep
 from lxml import etree
@@ -15,6 +19,29 @@ DATA = "http://api.callfire.com/data"
 SOAP_11 = "http://schemas.xmlsoap.org/soap/envelope/"
 SOAP_12 = "http://www.w3.org/2003/05/soap-envelope"
 INBOUND_TEXT = "INBOUND_TEXT_FINISHED"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "callfire-mail"
+"""What is fetched once for the tests lies here, outside the checkout."""
+
+
+def vendor_file(*path: str) -> Path:
+    """One of CallFire's own files, read where it stands beside the project; skips the test where there are none."""
+    if not SHARED.is_dir():
+        pytest.skip("CallFire's files are not beside the checkout (../shared/callfire)")
+    return SHARED.joinpath(*path)
+
+
+def npm_package(package: str) -> Path:
+    """A folder whose node_modules hold a package, named as `name@version`; skips the test where it can't be had."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not here: apt-get install nodejs npm")
+    folder = CACHE / package
+    if not (folder / "node_modules" / package.partition("@")[0]).is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), package]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
+        if done.returncode:
+            pytest.skip(f"npm cannot install {package}: {done.stderr.strip().splitlines()[-1]}")
+    return folder
 
 
 @contextmanager

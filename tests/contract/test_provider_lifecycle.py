@@ -12,13 +12,6 @@ DECLARED = {"endpoint": ENDPOINT, "trigger_event": "INBOUND_TEXT_FINISHED", "fil
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A CallFire of its own for each test."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 def server(sandbox: Sandbox) -> Iterator[ProviderServer]:
     """The provider, with the sandbox's credentials."""
     with serving(sandbox, timeout="5") as running:
@@ -98,6 +91,20 @@ def test_read_of_a_missing_one_says_gone(sandbox: Sandbox, server: ProviderServe
         assert later.read(id_, outputs)[0] == ""
 
 
+def test_get_asks_for_one_and_a_missing_one_is_an_error(sandbox: Sandbox, server: ProviderServer) -> None:
+    """A program that names an id means it; the words say where ids are found."""
+    id_, outputs = server.declare(DECLARED)
+    before = sandbox.requests()
+    found, got = server.get(id_)
+    assert found == id_
+    assert {name: got[name] for name in ("endpoint", "filter", "enabled")} == {
+        name: outputs[name] for name in ("endpoint", "filter", "enabled")
+    }
+    assert sandbox.requests() == {**before, "GetSubscription": 1}
+    with pytest.raises(ProviderFailure, match=r"NOT_FOUND.*`python -m provider list` shows the ids"):
+        server.get("99")
+
+
 def test_delete_twice_is_fine(sandbox: Sandbox, server: ProviderServer) -> None:
     """`not found` is what delete is for."""
     id_, outputs = server.declare(DECLARED)
@@ -123,6 +130,23 @@ def test_a_refused_password_is_an_error_and_changes_nothing(sandbox: Sandbox, se
     assert [held["id"] for held in sandbox.subscriptions()] == [id_]
 
 
+def test_api_1_0_has_its_own_address_and_no_trigger(sandbox: Sandbox) -> None:
+    """With `callfire:apiVersion` 1.0 a subscription gets every kind of event; the filter says inbound or not."""
+    declared = {"endpoint": ENDPOINT, "filter": {"inbound": True}}
+    with serving(sandbox, apiVersion="1.0") as server:
+        id_, outputs = server.declare(declared)
+        assert "trigger_event" not in outputs
+        assert server.check(DECLARED)[1][0].startswith("trigger_event does not exist in CallFire API 1.0")
+        news = server.inputs({**declared, "enabled": False})
+        outputs = server.update(id_, outputs, news)
+    with serving(sandbox, apiVersion="1.0") as later:
+        assert later.read(id_, outputs)[:2] == (id_, outputs)
+        assert later.diff(id_, outputs, news) == "same"
+        later.delete(id_, outputs)
+    assert {call["version"] for call in sandbox.request_log()} == {"1.0"}
+    assert sandbox.subscriptions() == []
+
+
 def test_the_environment_wins_over_the_configuration(sandbox: Sandbox) -> None:
     """After a rotation the stack still holds the old password when Pulumi destroys it."""
     stale = {"callfire:url": "http://127.0.0.1:9", "callfire:login": "old", "callfire:password": "old"}
@@ -133,6 +157,26 @@ def test_the_environment_wins_over_the_configuration(sandbox: Sandbox) -> None:
     }
     with ProviderServer(stale, fresh) as server:
         server.declare(DECLARED)
+    assert len(sandbox.subscriptions()) == 1
+
+
+def test_the_same_subscription_twice_is_refused_before_any_call(sandbox: Sandbox, server: ProviderServer) -> None:
+    """However it is spelled; another trigger or filter makes another subscription."""
+    server.inputs(DECLARED, "one")
+    again = {**DECLARED, "endpoint": ENDPOINT.replace("https", "HTTPS"), "enabled": False}
+    assert len(server.check(again, "two")[1]) == 1
+    assert "those of the resource 'one' too" in server.check(again, "two")[1][0]
+    assert server.check({**DECLARED, "trigger_event": "INBOUND_CALL_FINISHED"}, "three")[1] == []
+    assert server.check({**DECLARED, "filter": {}}, "four")[1] == []
+    assert sandbox.requests() == {}
+
+
+def test_the_same_subscription_twice_is_refused_when_it_shows_late(sandbox: Sandbox, server: ProviderServer) -> None:
+    """Two resources of one name, in two components, pass the check; the second create does not."""
+    inputs = server.inputs(DECLARED)
+    server.create(inputs)
+    with pytest.raises(ProviderFailure, match="Another resource of this program declares the same subscription"):
+        server.create(inputs)
     assert len(sandbox.subscriptions()) == 1
 
 

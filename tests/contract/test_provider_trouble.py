@@ -3,10 +3,11 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from provider.account import Account
+from provider.account import LISTINGS, Account
 from provider.errors import (
     BadRequest,
     LimitReached,
@@ -19,6 +20,7 @@ from provider.errors import (
     UnexpectedAnswer,
     UnknownHost,
     Unreachable,
+    Unsettled,
 )
 from provider.redaction import Secret
 from provider.remote import new_request_id
@@ -35,20 +37,6 @@ DECLARED = {
     "trigger_event": "INBOUND_TEXT_FINISHED",
     "enabled": True,
 }
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Sandbox]:
-    """One CallFire for the module."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
-def sandbox(shared: Sandbox) -> Sandbox:
-    """It is empty at the start of each test."""
-    shared.reset()
-    return shared
 
 
 @pytest.fixture
@@ -248,6 +236,53 @@ def test_the_limit_has_its_own_words(sandbox: Sandbox, monkeypatch: pytest.Monke
     account.create(DECLARED, new_request_id())
     with pytest.raises(LimitReached, match=r"limit.*10,000 subscriptions.*provider sweep"):
         account.create({**DECLARED, "trigger_event": "INBOUND_CALL_FINISHED"}, new_request_id())
+
+
+def test_a_listing_that_changes_while_it_is_read_is_read_again(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """One that moves between the pages would be missed: given up by a refresh, made twice by an `up`."""
+    fill(sandbox, 1001)
+    first, *_, last = sandbox.subscriptions()
+    passed = callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.HOLD)
+    passed.release()
+    held = callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.HOLD)
+    account = account_at(callfire.url, sandbox)
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(account.find, last["id"])
+        held.wait()
+        sandbox.delete_subscription(first["id"])
+        held.release()
+        assert found.result() is not None
+    assert len(account.all()) == 1000
+    assert callfire.counts["GetSubscription"] == 0
+
+
+def test_an_account_that_never_settles_has_its_own_words(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Nothing is concluded from such a listing."""
+    fill(sandbox, 1000 + 2 * LISTINGS)
+    strikes = [callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.HOLD) for _ in range(2 * LISTINGS)]
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(account_at(callfire.url, sandbox).find, "1")
+        for number, strike in enumerate(strikes):
+            strike.wait()
+            if number % 2:
+                sandbox.delete_subscription(sandbox.subscriptions()[0]["id"])
+            strike.release()
+        with pytest.raises(Unsettled, match="Another program is creating or deleting"):
+            found.result()
+
+
+def test_what_a_listing_of_several_pages_lacks_is_asked_for(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Only CallFire's own word that it is gone counts."""
+    fill(sandbox, 1001)
+    account = account_at(callfire.url, sandbox)
+    assert account.find("7") is None
+    assert callfire.counts == {"QuerySubscriptions": 2, "GetSubscription": 1}
+
+
+def fill(sandbox: Sandbox, count: int) -> None:
+    """Put subscriptions of some other application on the account."""
+    hooks = [{"endpoint": f"https://crm.example.com/{n}", "trigger_event": "CAMPAIGN_FINISHED"} for n in range(count)]
+    sandbox.plant({"subscriptions": hooks})
 
 
 def test_api_1_0_has_no_trigger(sandbox: Sandbox) -> None:

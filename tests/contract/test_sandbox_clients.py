@@ -1,11 +1,11 @@
-"""SOAP stacks that nobody here wrote: PHP's SoapClient with the 2012 tutorial's programs, and node's `soap`.
+"""SOAP stacks that nobody here wrote: PHP's with the 2012 tutorial's programs, node's `soap`, and Java's JAX-WS.
 
 tests/debian-packages.txt and the fixtures below say what they need; without it they are skipped, with the reason.
 zeep is used throughout the other tests.
 """
 
+import hashlib
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 
 from sandbox import Sandbox
 from sandbox.pytest_plugin import PostbackEndpoint
+from tests.contract.sandbox_peers import CACHE, npm_package
 
 CLIENTS = Path(__file__).parent / "clients"
 NODE_SOAP = "soap@1.13.0"
@@ -37,17 +38,27 @@ def php() -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """A folder with npm's `soap`, fetched once and kept outside the checkout."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not here: apt-get install nodejs npm")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "callfire-mail" / NODE_SOAP
-    if not (cache / "node_modules" / "soap").is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache), NODE_SOAP]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=100, check=False)
-        if done.returncode:
-            pytest.skip(f"npm cannot install {NODE_SOAP}: {done.stderr.strip().splitlines()[-1]}")
-    return cache
+    """A folder with npm's `soap`."""
+    return npm_package(NODE_SOAP)
+
+
+@pytest.fixture(scope="session")
+def java_client(shared_sandbox: Sandbox) -> str:
+    """The class path of a client that JAX-WS generates from the served WSDL; kept until one of the two changes."""
+    if shutil.which("java") is None or shutil.which("mvn") is None:
+        pytest.skip("Java and Maven are not here: apt-get install default-jdk-headless maven")
+    sources = [path for path in (CLIENTS / "java").rglob("*") if path.is_file()]
+    contract = [path for path in (CLIENTS.parents[2] / "sandbox" / "wsdl").rglob("*") if path.is_file()]
+    mark = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources + contract))).hexdigest()[:16]
+    folder = CACHE / f"java-client-{mark}"
+    if not (folder / "target" / "dependency").is_dir():
+        shutil.copytree(CLIENTS / "java", folder, dirs_exist_ok=True)
+        build = ["mvn", "-q", "-B", "-f", str(folder / "pom.xml"), f"-Dwsdl={shared_sandbox.wsdl}", "compile"]
+        done = subprocess.run(build, capture_output=True, text=True, timeout=110, check=False)
+        if "Could not transfer artifact" in done.stdout:
+            pytest.skip("Maven cannot fetch JAX-WS")
+        assert done.returncode == 0, done.stdout
+    return f"{folder / 'target' / 'classes'}:{folder / 'target' / 'dependency'}/*"
 
 
 def test_the_tutorials_programs_work_unchanged(sandbox: Sandbox, php: str, postback_endpoint: PostbackEndpoint) -> None:
@@ -104,3 +115,17 @@ def test_nodes_soap_speaks_with_the_sandbox(sandbox: Sandbox, node_modules: Path
         "QuerySubscriptions": 1,
         "DeleteSubscription": 1,
     }
+
+
+def test_a_java_client_generated_from_the_wsdl_speaks_with_the_sandbox(sandbox: Sandbox, java_client: str) -> None:
+    """The five operations, and a fault that becomes the generated exception with its ServiceFaultInfo."""
+    program = ("java", "-cp", java_client, "example.SoapClient")
+    assert json.loads(run(*program, sandbox.wsdl, sandbox.login, sandbox.password)) == {
+        "endpoint": "http://127.0.0.1:1/java",
+        "format": "XML",
+        "to": "15555550100",
+        "total": 1,
+        "enabled": False,
+        "fault": "NOT_FOUND: subscription 19001 not found",
+    }
+    assert sandbox.subscriptions() == []

@@ -4,6 +4,7 @@ The vendor's WSDLs and schemas are read where they stand, beside the project.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from tests.contract.sandbox_peers import (
     DATA,
     INBOUND_TEXT,
     SERVICE,
-    SHARED,
     SOAP_11,
     SOAP_12,
     body_of,
     fault_of,
     post_soap,
     soap_service,
+    vendor_file,
 )
 
 XSD = "{http://www.w3.org/2001/XMLSchema}"
@@ -33,6 +34,7 @@ WSDL = "{http://schemas.xmlsoap.org/wsdl/}"
 WSDL_SOAP_12 = "{http://schemas.xmlsoap.org/wsdl/soap12/}"
 VENDOR = {"1.0": "1.0", "1.1": "1.1-latest"}
 OPERATIONS = ["CreateSubscription", "QuerySubscriptions", "GetSubscription", "UpdateSubscription", "DeleteSubscription"]
+TIMES = ["Created", "Modified", "FinishTime", "AnswerTime", "LastModified"]
 EVERYTHING = {
     "Enabled": True,
     "NonStrictSsl": True,
@@ -67,12 +69,12 @@ def served(sandbox: Sandbox, version: str, name: str) -> Any:
 
 def vendor(version: str, name: str) -> Any:
     """The vendor's file of that name."""
-    return etree.parse(SHARED / "wsdl" / VENDOR[version] / name).getroot()
+    return etree.parse(vendor_file("wsdl", VENDOR[version], name)).getroot()
 
 
 def vendor_schema(version: str) -> etree.XMLSchema:
     """The vendor's schema of an API version."""
-    return etree.XMLSchema(etree.parse(SHARED / "wsdl" / VENDOR[version] / "callfire-service.xsd"))
+    return etree.XMLSchema(etree.parse(vendor_file("wsdl", VENDOR[version], "callfire-service.xsd")))
 
 
 # Section 1: addresses and namespaces
@@ -89,6 +91,8 @@ def test_the_wsdl_names_what_the_vendors_names(sandbox: Sandbox, version: str) -
             "import": [(found.get("namespace"), found.get("location")) for found in root.iter(f"{WSDL}import")],
             "service": [found.get("name") for found in root.iter(f"{WSDL}service")],
             "ports": [(found.get("name"), found.get("binding")) for found in root.iter(f"{WSDL}port")],
+            "transport": binding.find(f"{WSDL_SOAP_12}binding").get("transport"),
+            "use": {found.get("use") for found in binding.iter(f"{WSDL_SOAP_12}body")},
             "style": [found.get("style") for found in binding.iter(f"{WSDL_SOAP_12}operation")],
             "actions": [found.get("soapAction") for found in binding.iter(f"{WSDL_SOAP_12}operation")],
             "messages": [found.get("name") for found in binding.iter(f"{WSDL}input", f"{WSDL}output", f"{WSDL}fault")],
@@ -116,7 +120,7 @@ def test_the_wsdls_addresses_are_this_servers(sandbox: Sandbox, version: str) ->
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_the_wsdl_imports_as_the_vendors_does(sandbox: Sandbox, version: str) -> None:
-    """By relative path, down to the data schema; messages and port type are the vendor's."""
+    """By relative path, down to the annotations' schema; messages and port type are the vendor's."""
     mine, theirs = served(sandbox, version, "callfire-service.wsdl"), vendor(version, "callfire-service.wsdl")
     assert mine.get("targetNamespace") == theirs.get("targetNamespace")
     assert mine.find(f".//{XSD}import").attrib == theirs.find(f".//{XSD}import").attrib
@@ -127,9 +131,12 @@ def test_the_wsdl_imports_as_the_vendors_does(sandbox: Sandbox, version: str) ->
             for root in (mine, theirs)
         ]
         assert parts[0] == parts[1]
-    imported = served(sandbox, version, "callfire-service.xsd").find(f"{XSD}import")
-    assert imported.get("schemaLocation") == "callfire-data.xsd"
-    assert served(sandbox, version, "callfire-data.xsd").get("targetNamespace") == DATA
+    for name in ("callfire-service.xsd", "callfire-data.xsd"):
+        mine, theirs = served(sandbox, version, name), vendor(version, name)
+        assert mine.get("targetNamespace") == theirs.get("targetNamespace")
+        assert mine.find(f"{XSD}import").attrib == theirs.find(f"{XSD}import").attrib
+    last = "callfire-ann.xsd"
+    assert served(sandbox, version, last).get("targetNamespace") == vendor(version, last).get("targetNamespace")
 
 
 def declared(root: Any, kind: str, name: str) -> list[Any]:
@@ -198,7 +205,7 @@ def test_a_hard_coded_first_port_has_no_subscription_operation(sandbox: Sandbox)
 @pytest.mark.parametrize("wsdl", [None, "1.1-2014", "1.1-latest"])
 def test_a_subscription_lives_through_the_five_operations(sandbox: Sandbox, wsdl: str | None) -> None:
     """With a client made from the served WSDL, and with ones made from the vendor's files."""
-    path = wsdl and str(SHARED / "wsdl" / wsdl / "callfire-service-http-soap12.wsdl")
+    path = wsdl and str(vendor_file("wsdl", wsdl, "callfire-service-http-soap12.wsdl"))
     with soap_service(sandbox, wsdl=path) as service:
         fields = {"Endpoint": "http://localhost/x", "TriggerEvent": INBOUND_TEXT}
         ident = service.CreateSubscription(Subscription=fields)
@@ -213,7 +220,7 @@ def test_a_subscription_lives_through_the_five_operations(sandbox: Sandbox, wsdl
 
 def test_api_1_0_knows_no_trigger(sandbox: Sandbox, postback_endpoint: PostbackEndpoint) -> None:
     """A subscription made through it is told about every kind of event; through 1.1 it has no particular trigger."""
-    vendors = str(SHARED / "wsdl" / "1.0" / "callfire-service-http-soap12.wsdl")
+    vendors = str(vendor_file("wsdl", "1.0", "callfire-service-http-soap12.wsdl"))
     with soap_service(sandbox, version="1.0", wsdl=vendors) as old, soap_service(sandbox) as new:
         ident = old.CreateSubscription(Subscription={"Endpoint": postback_endpoint.url})
         assert old.GetSubscription(ident).Endpoint == postback_endpoint.url
@@ -355,7 +362,31 @@ def test_accounts_never_see_each_other(sandbox: Sandbox) -> None:
     assert sandbox.wait_for_postback()["subscription_id"] == str(second)
 
 
+def test_the_10001st_subscription_is_refused(sandbox: Sandbox, service: Any) -> None:
+    """The account's limit; other accounts have their own."""
+    fields = {"endpoint": "http://h/", "trigger_event": INBOUND_TEXT}
+    sandbox.plant({"subscriptions": [fields] * 10_000})
+    one_more = {"Endpoint": "http://h/", "TriggerEvent": INBOUND_TEXT}
+    with pytest.raises(zeep.exceptions.Fault, match="10000 subscriptions, which is the limit"):
+        service.CreateSubscription(Subscription=one_more)
+    last = service.QuerySubscriptions(MaxResults=1, FirstResult=9999)
+    assert (last.TotalResults, len(last.Subscription)) == (10_000, 1)
+    sandbox.add_account("other", "secret")
+    with soap_service(sandbox, login="other", password="secret") as other:
+        assert isinstance(other.CreateSubscription(Subscription=one_more), int)
+
+
 # Section 3: faults
+
+
+@pytest.mark.parametrize("code", ["BAD_REQUEST", "FORBIDDEN", "NOT_FOUND", "UNAVAILABLE", "TIMEOUT", "NOT_IMPLEMENTED"])
+def test_every_fault_code_is_valid_by_the_vendors_schema(sandbox: Sandbox, code: str) -> None:
+    """As trouble on demand, for whatever the sandbox does not do by itself."""
+    sandbox.trouble("soap-fault", fault=code, message="on demand")
+    answer = post_soap(sandbox, "<svc:QuerySubscriptions/>")
+    assert fault_of(answer) == (code, "on demand")
+    info = etree.fromstring(answer.content).find(f".//{{{SERVICE}}}ServiceFaultInfo")
+    vendor_schema("1.1").assertValid(info)
 
 
 @pytest.mark.parametrize("envelope", [SOAP_11, SOAP_12])
@@ -516,11 +547,87 @@ def test_a_postback_looks_as_captured(sandbox: Sandbox, service: Any, postback_e
     )
 
 
+EVENTS: dict[str, tuple[str, dict[str, object]]] = {
+    "INBOUND_TEXT_FINISHED": ("text", {"inbound": True}),
+    "OUTBOUND_TEXT_FINISHED": ("text", {"inbound": False}),
+    "INBOUND_CALL_FINISHED": ("call", {"inbound": True}),
+    "OUTBOUND_CALL_FINISHED": ("call", {"inbound": False}),
+    "CAMPAIGN_STARTED": ("campaign", {"change": "STARTED"}),
+    "CAMPAIGN_STOPPED": ("campaign", {"change": "STOPPED"}),
+    "CAMPAIGN_FINISHED": ("campaign", {"change": "FINISHED"}),
+}
+
+
+def happen(sandbox: Sandbox, trigger: str) -> dict[str, Any]:
+    """Make the event that a trigger is about."""
+    kind, more = EVENTS[trigger]
+    make = {
+        "text": lambda **fields: sandbox.send_text("Hello", **fields),
+        "call": sandbox.make_call,
+        "campaign": sandbox.run_campaign,
+    }
+    return make[kind](**more)
+
+
+def test_each_trigger_is_told_of_its_own_kind_of_event(sandbox: Sandbox) -> None:
+    """Seven subscriptions, seven events: each gets one postback, and the one of API 1.0 gets them all."""
+    endpoint = "http://127.0.0.1:1/"
+    idents = [sandbox.create_subscription(endpoint=endpoint, trigger_event=trigger)["id"] for trigger in EVENTS]
+    everything = sandbox.create_subscription(endpoint=endpoint, trigger_event="UNDEFINED_EVENT")["id"]
+    for trigger in EVENTS:
+        happen(sandbox, trigger)
+    told = [(found["subscription_id"], found["event"]["trigger"]) for found in sandbox.postbacks()]
+    expected = [
+        pair
+        for ident, trigger in zip(idents, EVENTS, strict=True)
+        for pair in ((ident, trigger), (everything, trigger))
+    ]
+    assert told == expected
+
+
+@pytest.mark.parametrize("trigger", EVENTS)
+def test_a_postback_says_what_happened_where_the_documents_say(
+    sandbox: Sandbox, postback_endpoint: PostbackEndpoint, trigger: str
+) -> None:
+    """Root by kind; direction only in Inbound, a campaign's event only in Status; times in UTC and whole seconds."""
+    sandbox.create_subscription(endpoint=postback_endpoint.url, trigger_event=trigger)
+    happen(sandbox, trigger)
+    received = postback_endpoint.take()
+    root = etree.fromstring(received.body)
+    kind, more = EVENTS[trigger]
+    name = {"text": "TextNotification", "call": "CallFinished", "campaign": "BroadcastNotification"}[kind]
+    assert root.tag == f"{{http://api.callfire.com/notification/xsd}}{name}"
+    assert trigger.encode() not in received.body
+    status = {"STARTED": "RUNNING", "STOPPED": "STOPPED", "FINISHED": "FINISHED"}.get(str(more.get("change")))
+    assert root.findtext(f".//{{{DATA}}}Status") == status
+    inbound = {True: "true", False: "false"}.get(more.get("inbound"))  # type: ignore[call-overload]
+    assert root.findtext(f".//{{{DATA}}}Inbound") == inbound
+    times = [found.text for found in root.iter(*[f"{{{DATA}}}{name}" for name in TIMES])]
+    assert len(times) >= 2
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text or "") for text in times)
+
+
+def test_a_call_is_valid_as_a_whole_and_a_text_is_not(sandbox: Sandbox, postback_endpoint: PostbackEndpoint) -> None:
+    """By the vendor's own schema, which has no element of the name that real texts have (section 5)."""
+    document = etree.parse(vendor_file("wsdl", "callfire-notification.xsd"))
+    data = vendor_file("wsdl", "1.1-latest", "callfire-data.xsd")
+    document.find(f"{XSD}import").set("schemaLocation", str(data))
+    schema = etree.XMLSchema(document)
+    sandbox.create_subscription(endpoint=postback_endpoint.url, trigger_event="UNDEFINED_EVENT")
+    sandbox.make_call()
+    schema.assertValid(etree.fromstring(postback_endpoint.take().body))
+    sandbox.send_text("Hello")
+    text = etree.fromstring(postback_endpoint.take().body)
+    assert not schema.validate(text)
+    text.tag = "{http://api.callfire.com/notification/xsd}TextReceived"
+    schema.assertValid(text)
+
+
 def test_payloads_are_valid_by_the_vendors_schema(
     sandbox: Sandbox, postback_endpoint: PostbackEndpoint, tmp_path: Path
 ) -> None:
     """Text, Call and Broadcast of real postbacks; the roots are the documented ones, which the schema partly lacks."""
-    schema = etree.XMLSchema(etree.parse(SHARED / "wsdl" / "1.1-latest" / "callfire-data.xsd"))
+    schema = etree.XMLSchema(etree.parse(vendor_file("wsdl", "1.1-latest", "callfire-data.xsd")))
     sandbox.create_subscription(endpoint=postback_endpoint.url, trigger_event="UNDEFINED_EVENT")
     sandbox.send_text("in", broadcast_id=5, batch_id=6)
     sandbox.send_text("out", inbound=False)

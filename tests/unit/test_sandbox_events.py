@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from lxml import etree
@@ -19,9 +18,8 @@ from sandbox.events import (
     malformed,
 )
 from sandbox.subscriptions import NotificationFormat
+from tests.contract.sandbox_peers import vendor_file
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "callfire"
-SAMPLES = SHARED / "samples"
 XML, JSON, SOAP = NotificationFormat.XML, NotificationFormat.JSON, NotificationFormat.SOAP
 
 
@@ -55,7 +53,7 @@ def shape(xml: bytes) -> list[tuple[str, str | None, str]]:
 
 def test_an_inbound_text_is_written_as_captured() -> None:
     """Byte for byte the captured line, but for the price."""
-    sample = (SAMPLES / "text-inbound-oneline.xml").read_bytes().strip()
+    sample = vendor_file("samples", "text-inbound-oneline.xml").read_bytes().strip()
     written = compose_notification(TEXT, 1234, XML).body
     assert written == sample.replace(b"<BilledAmount>1.0<", b"<BilledAmount>0.03<")
 
@@ -116,12 +114,12 @@ def test_an_inbound_text_is_written_as_captured() -> None:
 def test_every_kind_of_event_has_the_shape_of_its_sample(event: Event, subscription: int, sample: str) -> None:
     """Same elements, same order, same values."""
     written = compose_notification(event, subscription, XML).body
-    assert shape(written) == shape((SAMPLES / sample).read_bytes())
+    assert shape(written) == shape(vendor_file("samples", sample).read_bytes())
 
 
 def test_json_coerces_as_the_captured_one() -> None:
     """Attributes are strings with @; what looks like a number becomes one, phone numbers too."""
-    sample = json.loads((SAMPLES / "text-inbound.json").read_text())
+    sample = json.loads(vendor_file("samples", "text-inbound.json").read_text())
     text = Text(
         id=589048310003,
         from_number="15555550101",
@@ -143,7 +141,7 @@ def test_json_coerces_as_the_captured_one() -> None:
 
 def test_soap_wraps_the_same_notification() -> None:
     """The inferred form: the XML notification in the Body of a SOAP 1.2 envelope."""
-    sample = etree.fromstring((SAMPLES / "text-inbound.soap.inferred.xml").read_bytes())
+    sample = etree.fromstring(vendor_file("samples", "text-inbound.soap.inferred.xml").read_bytes())
     written = etree.fromstring(compose_notification(TEXT, 1234, SOAP).body)
     assert [written.tag, written[0].tag, written[0][0].tag] == [sample.tag, sample[0].tag, sample[0][0].tag]
     assert etree.tostring(written[0][0]) != b""
@@ -153,7 +151,7 @@ def test_the_malformed_form_is_the_documented_one() -> None:
     """`</Modified` lacks its bracket, and no parser takes it."""
     broken = malformed(compose_notification(TEXT, 1, XML)).body
     assert b"</Modified<FinalResult>" in broken
-    assert b"</Modified\n" in (SAMPLES / "text-inbound.as-documented-malformed.xml").read_bytes()
+    assert b"</Modified\n" in vendor_file("samples", "text-inbound.as-documented-malformed.xml").read_bytes()
     with pytest.raises(etree.XMLSyntaxError):
         etree.fromstring(broken)
     with pytest.raises(ValueError, match="delimiter"):

@@ -46,10 +46,20 @@ def test_an_entry_that_grows_keeps_its_place_and_counts_anew() -> None:
         log.add(note)
     for size in (20, 40, 80):
         notes[1].bytes = size
-        log.add(notes[1])
+        log.update(notes[1])
     assert ids(log) == [1, 2, 3]
     notes[1].bytes = 81
-    log.add(notes[1])
+    log.update(notes[1])
+    assert ids(log) == [2, 3]
+
+
+def test_what_is_forgotten_stays_forgotten() -> None:
+    """An entry that changes late does not come back behind younger ones."""
+    log: BoundedLog[Note] = BoundedLog(max_entries=2, max_bytes=100)
+    notes = [Note(1), Note(2), Note(3)]
+    for note in notes:
+        log.add(note)
+    log.update(notes[0])
     assert ids(log) == [2, 3]
 
 

@@ -69,7 +69,7 @@ def test_rules_strike_only_where_they_belong() -> None:
         ({"kind": "mail-4xx", "operation": "GetSubscription"}, "operation is for SOAP trouble, not for mail-4xx"),
         ({"kind": "soap-slow"}, "soap-slow needs seconds"),
         ({"kind": "soap-slow", "seconds": float("nan")}, "seconds must be a number of seconds"),
-        ({"kind": "soap-401", "tmies": 1}, "tmies is not a field"),
+        ({"kind": "soap-401", "tmies": 1}, "'tmies' is not a field"),
     ],
 )
 def test_a_wrong_rule_is_refused_with_what_would_be_right(rule: dict[str, object], problem: str) -> None:

@@ -1,0 +1,235 @@
+"""`python -m provider`: list, import and sweep, as processes of their own beside real stacks."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from provider.commands import main
+from sandbox import Sandbox
+from tests.pulumi_kit import ROOT, Done, Project, credentials
+
+TOKEN = "fedcba9876543210"
+NOWHERE = {"PULUMI_BACKEND_URL": "file:///nonexistent"}
+TEXTS, CALLS = "INBOUND_TEXT_FINISHED", "INBOUND_CALL_FINISHED"
+
+
+@pytest.fixture
+def foreign(sandbox: Sandbox) -> list[str]:
+    """Ids of three subscriptions that no stack holds: one on the stack's own server, two of other applications."""
+    made = (
+        {"endpoint": f"https://mail.example.com/postback/{TOKEN}", "trigger_event": CALLS},
+        {
+            "endpoint": f"https://crm.example.com/{TOKEN}",
+            "trigger_event": TEXTS,
+            "filter": {"to_number": "18186469991"},
+        },
+        {"endpoint": "ops@example.com", "trigger_event": TEXTS, "notification_format": "EMAIL", "enabled": False},
+    )
+    return [str(sandbox.create_subscription(**fields)["id"]) for fields in made]
+
+
+def document(done: Done) -> dict[str, Any]:
+    """The JSON on standard output."""
+    return dict(json.loads(done.printed))
+
+
+def ids(sandbox: Sandbox) -> list[str]:
+    """What is on the account."""
+    return [held["id"] for held in sandbox.subscriptions()]
+
+
+def test_list_says_which_is_whose(project: Project, foreign: list[str]) -> None:
+    """By stack and resource, for people and machines, without tokens unless asked."""
+    project.up(COUNT="1")
+    (held,) = project.ids()
+    shown = project.command("list")
+    lines = {line.split()[0]: line for line in shown.printed.splitlines()}
+    assert set(lines) == {"ID", held, *foreign}
+    assert "dev: texts-0" in lines[held]
+    assert "https://crm.example.com/…" in lines[foreign[1]]
+    assert "to_number=18186469991" in lines[foreign[1]]
+    assert "4 subscriptions, 1 in local stacks, 3 nobody's." in shown.output
+    assert TOKEN not in shown.output
+
+    listed = {
+        found["id"]: found for found in document(project.command("list", "--json", "--show-secrets"))["subscriptions"]
+    }
+    assert (listed[held]["stack"], listed[held]["resource"]) == ("dev", "texts-0")
+    assert (listed[foreign[2]]["stack"], listed[foreign[2]]["enabled"]) == (None, False)
+    assert listed[foreign[1]]["endpoint"] == f"https://crm.example.com/{TOKEN}"
+
+
+def test_without_stacks_list_says_so(project: Project, foreign: list[str]) -> None:
+    """Nobody is called the owner of what cannot be known; that which needs owners does nothing."""
+    shown = project.command("list", **NOWHERE)
+    assert "3 subscriptions. Whose they are is not known: `pulumi stack ls" in shown.output
+    assert document(project.command("list", "--json", **NOWHERE))["stacks_problem"].startswith("`pulumi stack ls")
+    refused = project.command("sweep", "--unowned", "--foreign", "--yes", check=False, **NOWHERE)
+    assert refused.status == 1
+    assert "so none is deleted" in refused.output
+
+
+def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
+    """The printed commands, word for word: an imported account previews without a change and can be destroyed."""
+    sandbox.create_subscription(
+        endpoint="http://10.0.0.7/x", trigger_event=TEXTS, filter={"from_number": "+18185551212", "batch_id": "7"}
+    )
+    before = sandbox.subscriptions()
+    told = project.command("import")
+    commands = re.findall(r"^  \d\. (pulumi (?:config|import) .*)$", told.output, re.MULTILINE)
+    assert len(commands) == 2
+    assert TOKEN not in told.output
+    assert (project.folder / "imported" / "import.json").stat().st_mode & 0o077 == 0
+    for command in commands:
+        project.shell(command)
+    code = (project.folder / "imported" / "subscriptions.py").read_text()
+    assert TOKEN not in code
+    assert TOKEN not in project.checkpoint.read_text()
+    project.write(code)
+    project.pulumi("preview", "--expect-no-changes")
+    assert sandbox.subscriptions() == before
+    assert "in a stack already" in project.command("import", check=False).output
+    project.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    project.pulumi("destroy", "--yes", "--skip-preview")
+    assert sandbox.subscriptions() == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chosen"),
+    [("https://crm.*", [1]), ("INBOUND_CALL*", [0]), ("18186469991", [1]), ("*@example.com", [2])],
+)
+def test_import_of_some(project: Project, foreign: list[str], pattern: str, chosen: list[int]) -> None:
+    """By endpoint, trigger, number or id."""
+    report = document(project.command("import", "--json", "--match", pattern, **NOWHERE))
+    assert [found["id"] for found in report["imported"]] == [foreign[index] for index in chosen]
+
+
+def test_sweep_deletes_only_when_told(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
+    """Without --yes it shows; what a stack holds and what other applications have stays unless asked for."""
+    project.up(COUNT="1")
+    (held,) = project.ids()
+    dry = project.command("sweep", "--unowned")
+    assert "1 would be deleted; say --yes" in dry.output
+    assert foreign[0] in dry.printed
+    assert TOKEN not in dry.output
+    assert ids(sandbox) == [*foreign, held]
+
+    done = project.command("sweep", "--unowned", "--yes")
+    assert "1 deleted, 0 failed, 0 kept." in done.output
+    assert ids(sandbox) == [*foreign[1:], held]
+
+    done = project.command("sweep", held, foreign[1], "99", "--yes")
+    assert f"{held} stays: dev: texts-0 holds it" in done.output
+    assert "99 is not on the account." in done.output
+    assert ids(sandbox) == [foreign[2], held]
+
+    report = document(project.command("sweep", "--unowned", "--foreign", "--yes", "--json"))
+    assert (report["deleted"], report["failed"]) == ([foreign[2]], {})
+    project.command("sweep", held, "--in-stacks", "--yes")
+    assert ids(sandbox) == []
+
+
+def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
+    """And ends with a summary and exit status 1; what was gone already counts as deleted."""
+    sandbox.trouble("soap-fault", operation="DeleteSubscription", fault="FORBIDDEN", message=f"not {TOKEN}")
+    done = project.command("sweep", *foreign, "--yes", check=False, **NOWHERE)
+    assert done.status == 1
+    assert "2 deleted, 1 failed, 0 kept." in done.output
+    assert "could not be deleted: CallFire said FORBIDDEN" in done.output
+    assert "Whether a stack holds them is not known" in done.output
+    assert TOKEN not in done.output
+    assert len(ids(sandbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), "Say which"),
+        (("",), "is not the id of a subscription"),
+        (("0",), "is not the id of a subscription"),
+        (("null",), "is not the id of a subscription"),
+        (("--endpoint", "mail"), "must begin with http"),
+        (("--foreign", "1"), "--foreign goes with --unowned"),
+    ],
+)
+def test_sweep_refuses_what_it_does_not_understand(
+    sandbox: Sandbox, foreign: list[str], words: tuple[str, ...], reason: str
+) -> None:
+    """Before it asks CallFire anything: above all, there is no empty id that means everything."""
+    done = CliRunner(env=credentials(sandbox)).invoke(main, ["sweep", *words, "--yes"])
+    assert done.exit_code == 2
+    assert reason in done.output
+    assert sandbox.requests() == {}
+
+
+def test_sweep_sees_beyond_the_first_thousand(project: Project, sandbox: Sandbox) -> None:
+    """By the beginning of the endpoint, the 1001st included, with a progress bar on a terminal."""
+    sandbox.plant(
+        {
+            "subscriptions": [
+                {"endpoint": f"https://crm.example.com/{number}", "trigger_event": TEXTS} for number in range(1000)
+            ]
+            + [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(3)]
+        }
+    )
+    shown = on_a_terminal(project, "sweep", "--endpoint", "https://old.example.com/", "--yes")
+    assert "Deleting" in shown
+    assert "100%" in shown
+    assert "3 deleted, 0 failed, 0 kept." in shown
+    assert len(ids(sandbox)) == 1000
+
+
+def on_a_terminal(project: Project, *words: str) -> str:
+    """What a command shows on a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [ROOT / ".venv" / "bin" / "python", "-m", "provider", *words],
+        cwd=project.folder,
+        env=project.environ | NOWHERE | {"TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # how Linux says that nobody holds the other end any more
+            pass
+        os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"CALLFIRE_PASSWORD": "a wrong password"}, "refused the login or the password (HTTP 401)"),
+        ({"CALLFIRE_URL": "http://mail.example.com"}, "would send the password to mail.example.com in clear"),
+        ({"CALLFIRE_LOGIN": "", "PATH": "/nonexistent"}, "Neither CALLFIRE_LOGIN and CALLFIRE_PASSWORD nor a stack"),
+    ],
+)
+def test_errors_are_one_line_and_exit_status_1(project: Project, environ: dict[str, str], reason: str) -> None:
+    """On standard error, without a traceback or a password."""
+    done = project.command("list", check=False, **environ)
+    assert (done.status, done.printed) == (1, "")
+    assert reason in done.output
+    assert "Traceback" not in done.output
+    assert "a wrong password" not in done.output
+
+
+def test_the_stack_says_how_to_reach_callfire(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
+    """Where the environment does not."""
+    for name in ("CALLFIRE_LOGIN", "CALLFIRE_PASSWORD"):
+        del project.environ[name]
+    project.pulumi("config", "set", "callfire:login", sandbox.login)
+    project.pulumi("config", "set", "--secret", "callfire:password", sandbox.password)
+    assert [
+        found["id"] for found in document(project.command("list", "--json", "--stack", "dev"))["subscriptions"]
+    ] == foreign

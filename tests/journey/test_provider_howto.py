@@ -1,0 +1,64 @@
+"""The how-tos, typed as they stand: every program that they show, and every command."""
+
+import re
+from pathlib import Path
+
+from sandbox import Sandbox
+from tests.pulumi_kit import ROOT, Project
+
+DOCS = [ROOT / "docs" / "subscription.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+ENDPOINT = "https://texts.example.com/postback/0123456789abcdef"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """What stands in the page's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def page(name: str) -> Path:
+    """A how-to."""
+    return ROOT / "docs" / "howto" / f"{name}.md"
+
+
+def test_every_program_of_the_handbook_works(project: Project, sandbox: Sandbox) -> None:
+    """All of them in one stack, after the commands of `subscribe`; then nothing is left to do, and all can go."""
+    there = sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event="INBOUND_TEXT_FINISHED")
+    for name in ("CALLFIRE_LOGIN", "CALLFIRE_PASSWORD"):
+        del project.environ[name]
+    values = {"login": sandbox.login, "password": sandbox.password, "endpoint": ENDPOINT}
+    settings, commands = blocks(page("subscribe"), "sh")
+    for line in settings.splitlines():
+        (value,) = (value for name, value in values.items() if line.endswith(name))
+        project.shell(line, stdin=value)
+    project.pulumi("config", "set", "subscriptionId", str(there["id"]))
+    project.pulumi("config", "set", "--path", "numbers[0]", "18186469993")
+    programs = [program for doc in DOCS for program in blocks(doc, "python")]
+    assert len(programs) > 5
+    project.write("\n".join(f"exec({program!r}, {{}})" for program in programs))
+    for line in commands.splitlines():
+        assert "0123456789abcdef" not in project.shell(line)
+    assert {held["id"] for held in sandbox.subscriptions()} == set(project.ids())
+    assert len(project.ids()) == 1 + len(("texts", "every-text", "to 1", "to 2", "calls", "to 3, only here", "office"))
+    project.pulumi("preview", "--expect-no-changes")
+    project.pulumi("destroy", "--yes", "--skip-preview")
+    assert [held["id"] for held in sandbox.subscriptions()] == [there["id"]]
+
+
+def test_the_commands_of_importing_are_those_that_import_prints(project: Project, sandbox: Sandbox) -> None:
+    """Which the tests of the commands run."""
+    sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event="INBOUND_TEXT_FINISHED")
+    look, bring, see = blocks(page("import-an-account"), "sh")
+    for line in look.splitlines():
+        told = project.shell(line, PULUMI_BACKEND_URL="file:///nonexistent")
+    for line in (bring + see).splitlines():
+        assert line in told
+
+
+def test_the_commands_of_the_rotation_are_those_that_its_test_runs() -> None:
+    """`test_after_a_rotation_of_the_password` runs the same, with the new password given another way."""
+    tested = (Path(__file__).parent / "test_provider_life.py").read_text()
+    assert blocks(page("rotate-the-password"), "sh") == [
+        "pulumi config set --secret callfire:password\npulumi up\n",
+        "pulumi refresh --run-program\nCALLFIRE_PASSWORD=… pulumi destroy\n",
+    ]
+    assert 'refresh(project, "--run-program"' in tested

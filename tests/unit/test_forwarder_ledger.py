@@ -1,0 +1,202 @@
+"""What an operator asks of an outbox, on real databases: lists, replays, drops, purges."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forwarder.app import router
+from forwarder.health import TokenUse
+from forwarder.ledger import DAY, Ledger, NotFoundError
+from forwarder.outbox import Outbox, Posting, Quarantined, Result, Routed, Turn
+from forwarder.routes import RouteFile, read_routes
+from forwarder.schema import State
+from tests.forwarder_kit import PostgreSQL, inbound, open_outbox, posting, states, text_postback
+
+OFFICE = "office@example.com"
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Now, until a test says otherwise."""
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Outbox]:
+    """An outbox in use, of either kind."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'outbox.db'}"
+    else:
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        url = server.database()
+    found = open_outbox(url, clock=clock)
+    yield found
+    found.close()
+
+
+def _settle(outbox: Outbox, state: State, *text_ids: int, redact: bool = False, at: float | None = None) -> None:
+    """Let texts come, and their deliveries end so."""
+    now = outbox.clock() if at is None else at
+    routed = [Posting(now, (Routed(inbound(text_id), "default", (OFFICE,), redact),)) for text_id in text_ids]
+    claimed = outbox.turn(Turn(routed, room=len(text_ids))).claimed
+    answer = "250 OK" if state is State.SENT else "550 no such user"
+    outbox.turn(Turn(results=[Result(delivery, state, 3, now, answer) for delivery in claimed]))
+
+
+def test_the_totals_are_what_is_not_sent(outbox: Outbox, clock: Clock) -> None:
+    """Queued, in hand, dead and unreadable, and since when the oldest waits."""
+    ledger = Ledger(outbox)
+    assert (ledger.totals().waiting, ledger.totals().oldest_at) == (0, None)
+    _settle(outbox, State.SENT, 1)
+    _settle(outbox, State.DEAD, 2, 3)
+    outbox.turn(Turn([Posting(clock.now, quarantined=(Quarantined("why", "text/xml", b"<"),))]))
+    outbox.turn(Turn([posting(inbound(4), received_at=clock.now - 60), posting(inbound(5))], room=1))
+    totals = ledger.totals()
+    assert (totals.queued, totals.sending, totals.dead, totals.quarantined) == (1, 1, 2, 1)
+    assert totals.oldest_at == pytest.approx(clock.now - 60)
+
+
+def test_the_flow_is_counted_in_steps(outbox: Outbox, clock: Clock) -> None:
+    """What happened is found in the step in which it happened."""
+    clock.now = 1_000_000 * 60.0
+    _settle(outbox, State.SENT, 1, 2)
+    clock.now += 600
+    _settle(outbox, State.DEAD, 3)
+    slots = Ledger(outbox).flow(1_000_000 * 60.0, 300)
+    assert [dict(slot) for slot in slots] == [{"received": 2, "sent": 2}, {}, {"received": 1, "dead": 1}]
+
+
+def test_a_replay_starts_anew(outbox: Outbox, clock: Clock) -> None:
+    """A dead delivery is queued as if it had just come: no attempts, and its days count from now."""
+    ledger = Ledger(outbox)
+    _settle(outbox, State.DEAD, 1, 2)
+    clock.now += 6 * DAY
+    assert ledger.replay_dead([1]) == 1
+    assert states(outbox) == {(1, OFFICE): "queued", (2, OFFICE): "dead"}
+    (delivery,) = outbox.turn(Turn(look=True, room=9)).claimed
+    assert (delivery.attempts, delivery.queued_at) == (0, pytest.approx(clock.now))
+    assert delivery.text.message == "Hello, World!"
+    assert ledger.replay_dead(None) == 1
+
+
+def test_what_is_not_dead_is_neither_replayed_nor_dropped(outbox: Outbox) -> None:
+    """One wrong name, and nothing changes at all."""
+    ledger = Ledger(outbox)
+    _settle(outbox, State.DEAD, 1)
+    _settle(outbox, State.SENT, 2)
+    for change in (ledger.replay_dead, ledger.drop_dead):
+        for which, recipient in (([1, 2], None), ([1], "other@example.com")):
+            with pytest.raises(NotFoundError, match="nothing was changed"):
+                change(which, recipient)
+    with pytest.raises(NotFoundError):
+        ledger.dead_text(2)
+    assert states(outbox) == {(1, OFFICE): "dead", (2, OFFICE): "sent"}
+
+
+def test_a_drop_is_for_good_and_still_known(outbox: Outbox) -> None:
+    """The delivery is gone, the text is not accepted again."""
+    ledger = Ledger(outbox)
+    _settle(outbox, State.DEAD, 1, 2)
+    assert ledger.drop_dead([1], OFFICE) == 1
+    assert [entry.text_id for entry in ledger.dead()] == [2]
+    assert outbox.turn(Turn([posting(inbound(1))])).counts["duplicate"] == 1
+
+
+def test_the_quarantine_is_read_again(outbox: Outbox) -> None:
+    """What can be read by now is queued and leaves; what cannot stays with its reason; nothing is mailed twice."""
+    ledger, route = Ledger(outbox), router(RouteFile().routes((OFFICE,)))
+    bodies = (text_postback(1), b"<nope", text_postback(2))
+    outbox.turn(Turn([Posting(0.0, quarantined=(Quarantined("old release", "text/xml", body),)) for body in bodies]))
+    outbox.turn(Turn([posting(inbound(2))]))
+    last, middle, first = ledger.quarantined()
+    assert (first.reason, first.size, first.body) == ("old release", len(bodies[0]), b"")
+    assert ledger.quarantined_body(first.id).body == bodies[0]
+    found = ledger.replay_quarantined(None, route)
+    assert (found.texts, found.left) == (2, 1)
+    (left,) = ledger.quarantined()
+    assert (left.id, left.reason[:15]) == (middle.id, "not well-formed")
+    assert states(outbox) == {(1, OFFICE): "queued", (2, OFFICE): "queued"}
+    with pytest.raises(NotFoundError):
+        ledger.replay_quarantined([last.id], route)
+    with pytest.raises(NotFoundError):
+        ledger.drop_quarantined([middle.id, last.id])
+    assert ledger.drop_quarantined(None) == 1
+
+
+def test_a_purge_forgets_what_is_old_and_sent(outbox: Outbox, clock: Clock) -> None:
+    """Messages first, all else later; what is queued, dead or in quarantine stays however old it is."""
+    ledger, start = Ledger(outbox), clock.now
+    _settle(outbox, State.SENT, *range(1, 1201))
+    _settle(outbox, State.DEAD, 2000)
+    outbox.turn(Turn([posting(inbound(2001), received_at=start), Posting(start, (Routed(inbound(2002), "spam", ()),))]))
+    clock.now = start + 31 * DAY
+    _settle(outbox, State.SENT, 3000)
+    purged = ledger.purge(30, 365)
+    assert (purged.messages, purged.texts) == (1201, 0)
+    assert ledger.dead_text(2000).message == "Hello, World!"
+    assert (ledger.purge(30, 365).messages, ledger.purge(30, 365).texts) == (0, 0)
+    clock.now = start + 366 * DAY
+    purged = ledger.purge(30, 365)
+    assert (purged.messages, purged.texts) == (1, 1201)
+    assert states(outbox) == {(2000, OFFICE): "dead", (2001, OFFICE): "queued", (3000, OFFICE): "sent"}
+    assert sum(slot.get("received", 0) for slot in ledger.flow(start, DAY)) == 1
+
+
+def test_what_a_route_redacts_is_gone_once_it_is_sent(outbox: Outbox) -> None:
+    """The message leaves the database with its last delivery; a dead one keeps it for its replay."""
+    _settle(outbox, State.SENT, 1, redact=True)
+    _settle(outbox, State.DEAD, 2, redact=True)
+    assert Ledger(outbox).purge(0, 365).messages == 0
+    assert Ledger(outbox).dead_text(2).message == "Hello, World!"
+
+
+def test_a_text_that_is_dropped_unread_is_never_stored(outbox: Outbox, tmp_path: Path) -> None:
+    """Drop and redact together keep only that it came, so that it is not taken for new."""
+    file = tmp_path / "routes.toml"
+    file.write_text("[default]\ndrop = true\nredact = true\n")
+    routed = router(read_routes(file).routes(()))(inbound(1, "private"))
+    assert (routed.text.message, routed.text.raw, routed.recipients) == ("", b"", ())
+    outbox.turn(Turn([Posting(0.0, (routed,))]))
+    assert outbox.turn(Turn([Posting(0.0, (routed,))])).counts["duplicate"] == 1
+
+
+def test_a_purge_ends_when_the_forwarder_stops(outbox: Outbox, clock: Clock) -> None:
+    """It goes on next time."""
+    _settle(outbox, State.SENT, 1)
+    clock.now += 400 * DAY
+    ledger = Ledger(outbox)
+    ledger.stop_purging()
+    assert ledger.purge(30, 365).messages == 0
+    assert Ledger(outbox).purge(30, 365).texts == 1
+
+
+def test_recent_deliveries_are_those_of_the_last_texts(outbox: Outbox, clock: Clock) -> None:
+    """The last one first."""
+    for text_id in (3, 1, 2):
+        clock.now += 1
+        _settle(outbox, State.SENT, text_id)
+    assert [entry.text_id for entry in Ledger(outbox).recent(2)] == [2, 1]
+
+
+def test_tokens_remember_their_use(outbox: Outbox) -> None:
+    """Beyond a restart and for all forwarders, by token and not by place; no token stands in the database."""
+    first = TokenUse(outbox, ["current-token", "former-token"], [None, 100.0])
+    assert first.last_used() == (None, 100.0)
+    first.save()
+    TokenUse(outbox, ["former-token"], [90.0]).save()
+    assert TokenUse(outbox, ["former-token", "new-token"], [None, 50.0]).last_used() == (100.0, 50.0)
+    with outbox.reading() as connection:
+        names = connection.exec_driver_sql("SELECT token FROM token_use").scalars().all()
+    assert not [name for name in names if "token" in name]
