@@ -20,7 +20,7 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
-from hosting.unit import CONTENT, Service, caddy_site, service_unit, socket_unit
+from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
 
 DECLARED = (
     *(
@@ -42,7 +42,7 @@ DECLARED = (
 AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
-NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
@@ -112,7 +112,7 @@ def mistakes(props: Properties) -> list[tuple[str, str]]:
     """Return what is wrong with the declaration, by property; what is not known yet counts as right."""
     found = []
     if not NAME.fullmatch(props["name"]):
-        found.append(("name", f"`{props['name']}` is not one to 20 of a-z, 0-9 and -"))
+        found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
     if not props["hosts"]:
         found.append(("hosts", "no server is named"))
     found += [("hosts", f"`{host}` is no host name") for host in props["hosts"] if not HOST_NAME.fullmatch(str(host))]
@@ -352,6 +352,7 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
         "service": declared["service"],
         "socket": declared["socket"],
         "site": declared["site"],
+        "command": operator_command(describe(props)),
         "offline": props["offline"],
         "requirements": releases.requirements(),
         "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},

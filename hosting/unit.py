@@ -138,6 +138,29 @@ WantedBy=multi-user.target
 """
 
 
+def operator_command(service: Service) -> str:
+    """Return a script that runs `python -m forwarder` as the service does: its user, its settings, its outbox."""
+    unit = f"{service.unit}-command"
+    properties = [
+        "DynamicUser=yes",
+        f"User={service.unit}",
+        f"StateDirectory={service.unit}",
+        "StateDirectoryMode=0700",
+    ]
+    properties += [f"WorkingDirectory=/var/lib/{service.unit}", "ProtectSystem=strict", "ProtectHome=yes"]
+    properties += [f"LoadCredential={name}:{service.credentials_from / name}" for name in sorted(service.credentials)]
+    files = [name for name in service.credentials if name.startswith(CONTENT)]
+    words = [f"--property={value}" for value in properties]
+    words += [f"--setenv={name.removeprefix(CONTENT)}=/run/credentials/{unit}.service/{name}" for name in files]
+    return f"""\
+#!/bin/sh
+# Written by pulumi up: what an operator does to this forwarder, such as `status` or `dead list`.
+exec systemd-run --quiet --pipe --wait --collect --unit={unit} \\
+    {" ".join(words)} \\
+    {service.python} -m forwarder "$@"
+"""
+
+
 def socket_unit(service: Service) -> str:
     """Return `NAME.socket`: the kernel holds what arrives while the service restarts."""
     return f"""\

@@ -204,6 +204,7 @@ def put_in_force(request: dict[str, Any], places: Places, changes: list[str]) ->
             discard(Path(drop_in))
         if read(part) != text:
             write(part, text)
+    write(places.command, request["command"], 0o755)
     bring_up(places, restart_socket="socket" in changes)
 
 

@@ -48,6 +48,11 @@ class Places:
         return self.home / "releases"
 
     @property
+    def command(self) -> Path:
+        """A script that runs the forwarder's own commands."""
+        return self.home / "forwarder"
+
+    @property
     def wheels(self) -> Path:
         """The wheels that its releases were made of, so that an upgrade sends only the new ones."""
         return self.home / "wheels"

@@ -93,6 +93,15 @@ def test_no_secret_is_for_others_to_read(machine: Machine, created: Properties) 
         assert "Permission denied" in machine.run(f"su deploy -c 'cat {path}' 2>&1", check=False), path
 
 
+def test_an_operator_has_the_forwarders_commands(machine: Machine, created: Properties, sink: MailSink) -> None:
+    """As the service itself: its user, its settings, its outbox."""
+    command = "/opt/callfire-mail/production/forwarder"
+    assert "ok     mail server" in machine.run(f"sudo {command} check")
+    assert machine.run(f"{command} status")
+    assert machine.run("stat -c %U:%G /var/lib/private/callfire-mail-production/* | sort -u").count("\n") == 0
+    assert machine.run("systemctl list-units --all --no-legend 'callfire-mail-*-command*'") == ""
+
+
 def test_nothing_to_do_is_nothing_done(
     machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
 ) -> None:
