@@ -15,7 +15,7 @@ def main() -> None:
 @main.command("check")
 @click.option("--stack", help="The stack; the selected one if left out.")
 def check_command(stack: str | None) -> None:
-    """Prove a stack's settings before the first `pulumi up`: CallFire, mail server, servers, DNS name, ports, certificate.
+    """Prove a stack's settings: CallFire, mail server, servers, DNS name, ports, certificate. Nothing is changed.
 
     The exit status is 0 if nothing is wrong.
     """

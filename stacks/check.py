@@ -52,6 +52,7 @@ class Finding:
     right: str = ""
 
     def __str__(self) -> str:
+        """What a person reads of it."""
         if not self.wrong:
             return f"ok     {self.what}: {self.right}"
         return "\n".join(
@@ -124,7 +125,7 @@ def mail_server(settings: StackSettings, config: Config) -> Finding:
         told["FORWARDER_SMTP_PASSWORD"] = password
     with tempfile.TemporaryDirectory() as folder:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")}
-        done = subprocess.run(  # noqa: S603 - the project's own program
+        done = subprocess.run(
             [sys.executable, "-m", "forwarder", "check", "--json"],
             cwd=PROJECT,
             env=inherited | told | {"FORWARDER_STATE_DIR": folder},

@@ -13,6 +13,7 @@ from tests.server.kit import Properties, declared, sink_at
 from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +62,8 @@ def with_access(props: Properties, **changes: Any) -> Properties:
 
 def test_another_host_key(props: Properties, machine: Machine) -> None:
     """Nothing is sent to a server whose key is not the known one, nor to one that is not known at all."""
-    other = " ".join(
-        [machine.ip, "ssh-ed25519", "AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"]
-    )
-    for lines in (
-        [other],
-        ["192.0.2.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"],
-    ):
-        said = refused(with_access(props, known_hosts=lines))
+    for name in (machine.ip, "192.0.2.1"):
+        said = refused(with_access(props, known_hosts=[f"{name} {OTHER_KEY}"]))
         assert "its host key is not the one that is known" in said
         assert f"ssh-keyscan -p 22 {machine.ip}" in said
 
@@ -90,7 +85,7 @@ def test_a_private_key_that_is_none(props: Properties, tmp_path: Any, content: s
 def test_nobody_answers(props: Properties, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tried for a while, since a machine that was just made needs some; then said."""
     monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 1.0)
-    with pytest.raises(UnreachableError, match="port 2222 does not answer .*Check the address"):
+    with pytest.raises(UnreachableError, match=r"port 2222 does not answer .*Check the address"):
         provider.create(with_access(props, port=2222))
 
 

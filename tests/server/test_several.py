@@ -52,7 +52,7 @@ def spread(machines: list[Machine], first: int) -> Load:
     return Load(lambda: (next(turns).ip, 8710), first=first)
 
 
-def test_an_upgrade_goes_one_by_one_and_loses_nothing(
+def test_an_upgrade_goes_one_by_one_and_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
     machines: list[Machine],
     sink: MailSink,
     declare_again: Callable[[], Properties],
@@ -73,7 +73,7 @@ def test_an_upgrade_goes_one_by_one_and_loses_nothing(
     load.check(sink)
 
 
-def test_a_broken_release_stops_at_the_first(
+def test_a_broken_release_stops_at_the_first(  # noqa: PLR0913, PLR0917 - fixtures
     machines: list[Machine],
     sink: MailSink,
     declare_again: Callable[[], Properties],

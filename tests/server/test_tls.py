@@ -1,4 +1,4 @@
-"""HTTPS: by the forwarder itself with a certificate that is given, and by Caddy with one that it gets from an authority."""
+"""HTTPS: by the forwarder itself with a certificate that is given, and by Caddy with one that it gets by itself."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def behind_caddy(machine: Machine, sink: MailSink, directory: str) -> Properties
 
 @pytest.mark.usefixtures("caddy")
 def test_a_certificate_that_caddy_gets(machine: Machine, sink: MailSink, authority: tuple[str, Path]) -> None:
-    """HTTPS with a trusted certificate when `up` is done; only postbacks and /healthz come through; restarts are free."""
+    """HTTPS with a trusted certificate when `up` is done; only postbacks and /healthz come through."""
     directory, root = authority
     machine.run("echo 'http://127.0.0.1:8099 {\n respond hello\n}' > /etc/caddy/Caddyfile; systemctl restart caddy")
     props = behind_caddy(machine, sink, directory)
