@@ -1,14 +1,8 @@
 """HTTPS: by the forwarder itself with a certificate that is given, and by Caddy with one that it gets by itself."""
 
-import json
-import os
-import shutil
-import socket
 import ssl
 import subprocess
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,14 +10,13 @@ import pytest
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink
+from tests.server.authority import pebble
 from tests.server.conftest import Servers
 from tests.server.kit import Load, Properties, declared, read, sink_at
-from tests.server.machine import HOME, Machine, eventually
+from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
 DOMAIN = "texts.example.com"
-PEBBLE = HOME.parent / "pebble"
-VERSION = "v2.10.0"
 SELF_SIGNED = (
     f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
     " -keyout /etc/ssl/texts.key -out /etc/ssl/texts.pem"
@@ -63,62 +56,9 @@ def test_a_certificate_that_is_given(machine: Machine, sink: MailSink, tmp_path:
 
 @pytest.fixture(scope="module")
 def authority(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A certificate authority (pebble) that asks at the server, and that the server trusts: its directory and root."""
-    programs = [get(name) for name in ("pebble", "pebble-challtestsrv")]
-    folder = tmp_path_factory.mktemp("pebble")
-    host = machine.gateway
-    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=pebble"]
-    openssl += ["-addext", f"subjectAltName=IP:{host}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
-    subprocess.run(openssl, check=True, capture_output=True)
-    settings = {
-        "listenAddress": f"{host}:14000",
-        "managementListenAddress": f"{host}:15000",
-        "certificate": str(folder / "cert.pem"),
-        "privateKey": str(folder / "key.pem"),
-        "httpPort": 80,
-        "tlsPort": 443,
-    }
-    (folder / "config.json").write_text(json.dumps({"pebble": settings}))
-    dns = [programs[1], "-dnsserver", f"{host}:8053", "-defaultIPv4", machine.ip, "-defaultIPv6", ""]
-    dns += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", f"{host}:8055"]
-    with ExitStack() as stack:
-        log = stack.enter_context((folder / "log").open("w"))
-        for command in (dns, [programs[0], "-config", folder / "config.json", "-dnsserver", f"{host}:8053"]):
-            started = subprocess.Popen(command, env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"}, stdout=log, stderr=log)
-            stack.callback(started.wait)
-            stack.callback(started.terminate)
-        context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
-        root = folder / "root.pem"
-
-        def fetched() -> bool:
-            socket.create_connection((host, 8053)).close()  # the name server
-            with urllib.request.urlopen(f"https://{host}:15000/roots/0", context=context, timeout=5) as answer:
-                root.write_bytes(answer.read())
-            return True
-
-        eventually(fetched, "pebble answers")
-        for name, path in (("directory", folder / "cert.pem"), ("root", root)):
-            shutil.copy(path, machine.root / "usr/local/share/ca-certificates" / f"pebble-{name}.crt")
-        machine.run("update-ca-certificates")
-        yield f"https://{host}:14000/dir", root
-
-
-def get(name: str) -> Path:
-    """Return pebble's program, built once from its pinned Go module."""
-    program = PEBBLE / name
-    if not program.exists():
-        if not shutil.which("go"):
-            pytest.skip("the test authority pebble is built with Go, which is not there")
-        done = subprocess.run(
-            ["go", "install", f"github.com/letsencrypt/pebble/v2/cmd/{name}@{VERSION}"],
-            env=os.environ | {"GOBIN": str(PEBBLE)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"the test authority pebble can't be built: {done.stderr.strip().splitlines()[-1]}")
-    return program
+    """A certificate authority that the server trusts: its directory and root."""
+    with pebble(machine, tmp_path_factory.mktemp("pebble")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
