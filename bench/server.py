@@ -178,11 +178,12 @@ def main() -> None:
             machine.remove()
     REPORT.write_text(
         "# Figures of the server hosting\n"
-        f"Measured by `python -m bench.server` against a throw-away Debian 12 machine; Python {platform.python_version()},"
-        f" {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}. Times are medians (range).\n\n"
+        "Measured by `python -m bench.server` against a throw-away Debian 12 machine;"
+        f" Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}."
+        " Times are medians (range).\n\n"
         "| what | measured | wanted |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "Restarts and upgrades while four threads post, two on new connections and two on connections that are kept alive."
-        " Each text was answered and mailed once.\n\n"
+        "Restarts and upgrades while four threads post, two on new connections and two on connections that are kept"
+        " alive. Each text was answered and mailed once.\n\n"
         "| set-up | restarts | upgrades | posts | not answered 200 |\n|---|---|---|---|---|\n"
         + "\n".join(losses)
         + "\n"

@@ -9,6 +9,7 @@ from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.conftest import Servers
+from tests.server.handbook import commands
 from tests.server.kit import Load, Properties, broken_release, declared, differing, read, sink_at
 from tests.server.machine import Machine, eventually
 
@@ -52,6 +53,14 @@ def created(provider: ServerForwarderProvider, props: Properties) -> Properties:
 def load(machine: Machine, created: Properties, sink: MailSink) -> Load:
     """Posts for the time of a block."""
     return Load(lambda: (machine.ip, 8710), first=1_000_000 * (len(sink.mails) + 1))
+
+
+TEXTS = """
+import sqlite3
+outbox = sqlite3.connect("/var/lib/callfire-mail-production/outbox.db")
+for row in outbox.execute("SELECT id FROM text WHERE id IN (6, 7, 8) ORDER BY id"):
+    print(*row)
+"""
 
 
 def post(machine: Machine, text_id: int) -> int:
@@ -296,6 +305,22 @@ def test_a_reboot_brings_it_back(machine: Machine, created: Properties, sink: Ma
     machine.boot()
     eventually(lambda: post(machine, 4) == 200, "it answers after the power was cut")
     eventually(lambda: {(3, "office@example.com"), (4, "office@example.com")} <= set(sink.times()), "the mails arrive")
+
+
+def test_a_backup_is_taken_and_restored_as_the_handbook_says(
+    machine: Machine, created: Properties, sink: MailSink
+) -> None:
+    """The commands of docs/server.md: what was there at the copy is there again, and texts go on."""
+    copy, *restore = commands("Backing up and restoring")
+    assert post(machine, 6) == 200
+    machine.run(copy)
+    assert post(machine, 7) == 200
+    for command in restore:
+        machine.run(command)
+    assert post(machine, 8) == 200
+    asked = machine.call("ssh", "python3 -", stdin=TEXTS)
+    assert asked.split() == ["6", "8"]
+    machine.run("rm /root/outbox-copy.db")
 
 
 def test_three_releases_are_kept(machine: Machine, created: Properties, props: Properties) -> None:
