@@ -1,0 +1,40 @@
+"""Another Debian, and a server that is reached through another one."""
+
+from hosting.server import ServerForwarderProvider
+from tests.forwarder_kit import TOKEN, http, text_postback
+from tests.server.conftest import Servers
+from tests.server.kit import Load, declared, differing, read, sink_at
+
+provider = ServerForwarderProvider()
+
+
+def test_debian_13(servers: Servers) -> None:
+    """Installed, hardened, restarted under load, as declared, and removed: as on Debian 12."""
+    machine = servers("trixie", "trixie")
+    with sink_at(machine) as sink:
+        props = declared(machine, sink=sink)
+        outputs = dict(provider.create(props).outs or {})
+        score = machine.run("systemd-analyze security callfire-mail-production.service --no-pager").splitlines()[-1]
+        assert float(score.partition(":")[2].split()[0]) <= 1.5
+        with Load(lambda: (machine.ip, 8710)) as load:
+            for _ in range(5):
+                machine.run("systemctl restart callfire-mail-production.service")
+        load.check(sink)
+        assert differing(read(provider, outputs), props) == {}
+        provider.delete("id", outputs)
+        assert machine.run("ls -d /opt/callfire-mail /etc/callfire-mail /var/lib/callfire*", check=False) == ""
+
+
+def test_through_a_jump_host(servers: Servers) -> None:
+    """Log in to one server, and from there to the one that is meant: both host keys are verified."""
+    machine = servers("jump")
+    with sink_at(machine) as sink:
+        here = declared(machine, sink=sink)
+        inner = [line.replace(machine.ip, "127.0.0.1") for line in machine.known_hosts]
+        access = here["access"] | {"jump": f"deploy@{machine.ip}:22", "known_hosts": machine.known_hosts + inner}
+        props = here | {"hosts": ["127.0.0.1"], "access": access, "servers": {"127.0.0.1": here["servers"][machine.ip]}}
+        outputs = dict(provider.create(props).outs or {})
+        url = f"http://{machine.ip}:8710/postback/{TOKEN}"
+        assert http(url, text_postback(1), {"Content-Type": "text/xml"}).status == 200
+        assert sink.wait_for(1)[0].text_id == 1
+        provider.delete("id", outputs)
