@@ -41,7 +41,7 @@ BODY = (
     "<FinalResult>RECEIVED</FinalResult><Message>Hello, World!</Message>"
     '<TextRecord id="3526268001"><Result>RECEIVED</Result><FinishTime>2012-09-24T05:02:35Z</FinishTime>'
     "<BilledAmount>0.03</BilledAmount><Message>Hello, World!</Message></TextRecord></Text></n:TextNotification>"
-).encode()
+).encode("ascii")
 YARDSTICK = """
 import uvicorn
 from lxml import etree
@@ -374,12 +374,13 @@ def large(built: Programs) -> list[Row]:
 
 def write(rows: list[Row], fsync: float) -> None:
     """The report."""
+    version = sys.version.split(maxsplit=1)[0]
+    machine = f"{os.cpu_count()} processors, Python {version}; one fsync takes {fsync * 1000:.2f} ms."
     lines = [
         "# How fast the forwarder is",
         "",
-        "Written by `make bench` (`bench/forwarder.py`). Load, forwarder and mail server share this machine's "
-        f"{os.cpu_count()} processors;",
-        f"medians of {REPETITIONS} repetitions of {SECONDS:g} s. One fsync takes {fsync * 1000:.2f} ms. Python {sys.version.split()[0]}.",
+        "Written by `make bench` (`bench/forwarder.py`). Load, forwarder and mail server share one machine;",
+        f"medians of {REPETITIONS} repetitions of {SECONDS:g} s. {machine}",
         "",
         "| measure | target | found | | |",
         "|---|---|---|---|---|",

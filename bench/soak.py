@@ -31,8 +31,14 @@ from tests.forwarder_kit import TOKEN, Mail, MailSink, PostgreSQL, RunningForwar
 RECIPIENTS = ("a@example.com", "b@example.com", "c@example.com")
 QUEUED = 1000
 """So many deliveries are waiting, at least, when something is killed."""
+CHURN = 100
+"""So many posts are accepted and mails delivered before each kill."""
 UNDER_WAY_SECONDS = 1.0
 """A mail that came so shortly before a kill may have been under way: its mark was not on disk."""
+COLUMNS = (
+    "what breaks", "database", "rounds", "texts answered 200", "posts answered 503", "mails", "lost", "repeated",
+    "not under way", "dead", "waiting", "note",
+)  # fmt: skip
 REPORT = Path(__file__).with_name("soak.md")
 
 
@@ -131,6 +137,7 @@ class Run:
     forwarders: int = 1
     sink: MailSink = field(default_factory=MailSink)
     running: list[RunningForwarder] = field(default_factory=list)
+    mails: int = 0
     slowness: float = 0.0
     """Seconds the mail server takes for each mail, until the end."""
     breaks: list[float] = field(default_factory=list)
@@ -152,6 +159,7 @@ class Run:
         answer = self.behaviour(self, mail, server)
         if answer is None:
             self.arrivals[key].append(time.monotonic())
+            self.mails += 1
             self.message_ids[key].add(mail.parsed["Message-ID"])
         return answer
 
@@ -277,7 +285,9 @@ def killed(server: PostgreSQL | None, rounds: int, *, database_too: bool = True)
         one.slowness = 0.02
         one.load.go()
         for number in range(rounds):
+            posts, mails = len(one.load.accepted) + CHURN, one.mails + CHURN
             one.until_queued()
+            one.wait(lambda: len(one.load.accepted) >= posts and one.mails >= mails, 120)  # noqa: B023 - used at once
             one.kill()
             if server and database_too and number % 2:
                 server.stop(9)
@@ -412,7 +422,7 @@ def database_restarted(server: PostgreSQL, rounds: int) -> Result:
 
 
 def main() -> None:
-    """Everything, one after the other; the report is written in the end."""
+    """Everything, one after the other; the report grows with each."""
     rounds = int(os.environ.get("SOAK_ROUNDS", "20"))
     seconds = float(os.environ.get("SOAK_SECONDS", "20"))
     server = PostgreSQL()
@@ -435,9 +445,9 @@ def main() -> None:
         for scenario in scenarios:
             results.append(scenario())
             print(results[-1], flush=True)
+            write(results)
     finally:
         server.close()
-    write(results)
     sys.exit(0 if all(result.good for result in results) else 1)
 
 
@@ -446,14 +456,13 @@ def write(results: list[Result]) -> None:
     lines = [
         "# What is lost when everything breaks",
         "",
-        "Written by `make soak` (`bench/soak.py`). Each text goes to three recipients. *Lost*: answered 200, and neither",
-        "arrived nor in the list of dead deliveries. *Repeated*: arrived more than once, each time with the same",
-        "`Message-ID`; *not under way*: of these, arrived neither over a connection that was cut nor within a second before",
-        "something was killed. *Waiting*: deliveries in the outbox at the least of the kills.",
+        "Written by `make soak` (`bench/soak.py`). Each text goes to three recipients. *Lost*: answered 200, and",
+        "neither arrived nor in the list of dead deliveries. *Repeated*: arrived more than once, each time with the",
+        "same `Message-ID`; *not under way*: of these, arrived neither over a connection that was cut nor in the",
+        "second before something was killed. *Waiting*: deliveries in the outbox at the least of the kills.",
         "",
-        "| what breaks | database | rounds | texts answered 200 | posts answered 503 | mails | lost | repeated "
-        "| not under way | dead | waiting | note |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
     ]
     for r in results:
         waiting = "" if r.queued is None else f"{r.queued:,}"

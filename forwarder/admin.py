@@ -132,7 +132,7 @@ class AdminPages:
     def _draw(self, span_name: str, notice: str | None) -> str:
         span = span_named(span_name)
         vitals = self._health.check()
-        since = (vitals.at // 60) * 60 - span.seconds + span.step
+        since = (vitals.at // span.step + 1) * span.step - span.seconds
         found: dict[str, Any] = {"dead": [], "quarantined": [], "recent": []}
         slots: list[dict[str, int]] = []
         if vitals.totals:

@@ -110,8 +110,8 @@ class News:
     """The latest of it, in seconds since the epoch."""
     all_dead: int
     all_quarantined: int
-    before: tuple[float, float]
-    """When the last alert was sent, and what it told."""
+    last_sent_at: float
+    """When the alert before was sent."""
 
 
 class Notices:
@@ -122,7 +122,10 @@ class Notices:
         self._ledger = Ledger(outbox)
 
     def claim(self) -> News | None:
-        """What is to be told now, by whoever calls; None if there is nothing, or if it is too soon."""
+        """What is to be told now, by whoever calls; None if there is nothing, or if it is too soon.
+
+        It counts as told only after `told`: what a forwarder dies with is told by the next, when the hour is over.
+        """
         now = self._outbox.clock()
         sent_at, told_until = self._last()
         if now - sent_at < PAUSE_SECONDS:
@@ -133,19 +136,21 @@ class Notices:
         with self._outbox.transaction() as connection:
             self._outbox.insert_missing(connection, alert, {"name": _OPERATOR, "sent_at": 0.0, "told_until": 0.0})
             mine = connection.execute(
-                sa.update(alert)
-                .where(alert.c.name == _OPERATOR, alert.c.sent_at == sent_at)
-                .values(sent_at=now, told_until=news.until)
+                sa.update(alert).where(alert.c.name == _OPERATOR, alert.c.sent_at == sent_at).values(sent_at=now)
             ).rowcount
         return news if mine else None
 
+    def told(self, news: News) -> None:
+        """It has been told, and is never told again."""
+        self._write(told_until=news.until)
+
     def give_back(self, news: News) -> None:
         """It could not be told: somebody tries again later."""
-        sent_at, told_until = news.before
+        self._write(sent_at=news.last_sent_at)
+
+    def _write(self, **values: float) -> None:
         with self._outbox.transaction() as connection:
-            connection.execute(
-                sa.update(alert).where(alert.c.name == _OPERATOR).values(sent_at=sent_at, told_until=told_until)
-            )
+            connection.execute(sa.update(alert).where(alert.c.name == _OPERATOR).values(values))
 
     def _last(self) -> tuple[float, float]:
         with self._outbox.reading() as connection:
@@ -159,7 +164,7 @@ class Notices:
         if not times:
             return None
         totals = self._ledger.totals()
-        return News(dead, unread, max(times), totals.dead, totals.quarantined, (sent_at, told_until))
+        return News(dead, unread, max(times), totals.dead, totals.quarantined, sent_at)
 
 
 class OperatorMail:
@@ -214,7 +219,11 @@ class OperatorMail:
             refusals = await self._send(content)
         except ForwarderError as error:
             refusals = [str(error)]
+        except asyncio.CancelledError:
+            self._notices.give_back(news)
+            raise
         if len(refusals) < len(self._operators):
+            await asyncio.to_thread(self._notices.told, news)
             log.info("alert.sent dead=%s quarantined=%s", len(news.dead), len(news.quarantined))
             return
         log.error("alert.not_sent reason=%r", refusals[0])

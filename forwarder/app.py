@@ -124,10 +124,9 @@ class Forwarder:
         await asyncio.wait([asyncio.create_task(stop.wait()), committing, *serving], return_when="FIRST_COMPLETED")
         notify_systemd("STOPPING=1")
         log.info("forwarder.stopping")
-        await self._rest()
         self.commits.stop_claiming()
         self.public.should_exit = self.admin.should_exit = True
-        await asyncio.gather(*serving, self.sender.stop(DRAIN_SECONDS))
+        await asyncio.gather(*serving, self.sender.stop(DRAIN_SECONDS), self._rest())
         await self.commits.stop()
         await committing
         log.info("forwarder.stopped")

@@ -6,10 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from forwarder.errors import ForwarderError, SettingsError, StartError
 from forwarder.handover import log_in
+from forwarder.migrations import Version, version
 from forwarder.outbox import Outbox, connect
 from forwarder.settings import Place, Settings, load_settings
 
@@ -69,11 +68,16 @@ def check_database(place: Place) -> str:
         return f"{file} will be made at the first start"
     with closing(Outbox(connect(place.outbox_url))) as outbox:
         with outbox.reading() as connection:
-            tables = sa.inspect(connection).get_table_names()
-        if not tables:
+            found = version(connection)
+        if found is Version.NONE:
             return "empty; its tables will be made at the first start"
+        if found is Version.UNKNOWN:
+            raise StartError("a newer release has used the outbox: run that one, or restore the backup from before")
         outbox.check_writable()
-    return str(file) if file else "PostgreSQL"
+    where = str(file) if file else "PostgreSQL"
+    return (
+        where if found is Version.CURRENT else f"{where}, an earlier release's; the next start brings it to this one's"
+    )
 
 
 def _could_be_made(folder: Path) -> None:

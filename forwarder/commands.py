@@ -10,7 +10,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -27,7 +29,8 @@ from forwarder.ledger import Entry, Ledger, Quarantined
 from forwarder.letters import Letters
 from forwarder.log import set_up_logging
 from forwarder.mail import Letterhead
-from forwarder.migrations import check_version
+from forwarder.migrations import Version, version
+from forwarder.moving import move
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
@@ -84,7 +87,7 @@ def serve_command(as_json: bool = False) -> None:  # noqa: FBT001, FBT002 - clic
 @main.command()
 @as_json
 def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
-    """Look at settings and files, database and mail server, and tell all that is wrong.
+    """Look at everything, and tell all that is wrong.
 
     The exit status is 0 if nothing is.
     """
@@ -366,6 +369,23 @@ def purge(text_days: float | None, metadata_days: float | None, as_json: bool) -
     _done(as_json, asdict(purged), words)
 
 
+@main.command("move")
+@click.argument("source", metavar="FROM")
+@as_json
+def move_command(source: str, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
+    """Copy a stopped forwarder's outbox into an empty database.
+
+    FROM is its SQLite file, or its postgresql:// URL; it stays as it is. The settings name the database to move to.
+    """
+    if "://" not in source and not Path(source).is_file():
+        raise ForwarderError(f"there is no outbox at {source}: name the file outbox.db in the old state folder")
+    url = source if "://" in source else f"sqlite:///{Path(source).resolve()}"
+    with closing(Outbox(connect(url))) as old, closing(Outbox(connect(load_place().outbox_url))) as new:
+        moved = move(old, new)
+    words = f"moved {_many(moved['text'], 'text', 'texts')} and {_many(moved['delivery'], 'delivery', 'deliveries')}"
+    _done(as_json, dict(moved), words)
+
+
 def _ledger(place: Place) -> Ledger:
     file = place.sqlite_file
     if file is not None and not file.exists():
@@ -376,7 +396,14 @@ def _ledger(place: Place) -> Ledger:
     outbox = Outbox(connect(place.outbox_url))
     click.get_current_context().call_on_close(outbox.close)
     with outbox.reading() as connection:
-        check_version(connection)
+        found = version(connection)
+    if found is Version.NONE:
+        raise ForwarderError("there is no outbox in this database yet: a forwarder makes it when it first starts")
+    if found is not Version.CURRENT:
+        raise ForwarderError(
+            f"the outbox is {'an earlier' if found is Version.EARLIER else 'a newer'} release's: use that release's "
+            "command line, or start this release's forwarder, which brings an earlier outbox to its own version"
+        )
     return Ledger(outbox)
 
 

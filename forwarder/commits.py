@@ -25,6 +25,8 @@ POLL_SECONDS: Final = 1.0
 """How often an idle forwarder looks for what others queued: a replay, or a lost forwarder's deliveries."""
 RIDE_SECONDS: Final = 0.01
 """How long results wait for a postback whose flush they can share."""
+BUSY: Final = 16
+"""So many postbacks in one transaction are a rush."""
 RETRY_SECONDS: Final = 0.5
 """How long to wait for a database that is gone before trying it again."""
 LAST_SECONDS: Final = 5.0
@@ -49,6 +51,9 @@ class Hands(Protocol):
 
     def let_go(self, keys: Collection[Key]) -> None:
         """Forget those of `keys` that are not under way: they are others' now."""
+
+    def make_way(self, *, busy: bool) -> None:
+        """Whether many postbacks are coming in: they may come only once, and a mail can wait."""
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
@@ -197,6 +202,7 @@ class Commits:
         loop = asyncio.get_running_loop()
         postings, self._postings = self._postings[:MAX_BATCH], self._postings[MAX_BATCH:]
         results, self._results = self._results[:MAX_BATCH], self._results[MAX_BATCH:]
+        self._hands.make_way(busy=len(postings) >= BUSY)
         room = self._hands.room() if self._claiming else 0
         look = room > 0 and (self._behind or loop.time() >= self._next_look)
         self._wanted = False

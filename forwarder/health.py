@@ -132,5 +132,5 @@ class TokenUse:
         ]
         if rows:
             with self._outbox.transaction() as connection:
-                self._outbox.insert_or_raise(connection, token_use, rows, "used_at")
+                self._outbox.insert_or_enlarge(connection, token_use, rows, "used_at")
         self._saved = current

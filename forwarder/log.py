@@ -5,11 +5,15 @@ For people that is the line; for machines the fields are taken from the same cal
 message of an event that is called after them.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
 import sys
-from typing import Any, Final
+import time
+from functools import lru_cache
+from typing import Any, Final, TextIO
 
 from forwarder.settings import LogFormat
 
@@ -28,6 +32,10 @@ class TextLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", _TIME)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """The second, which many lines share."""
+        return _second(int(record.created), datefmt or _TIME)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line, which is one line whatever the message holds."""
@@ -54,15 +62,61 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """What is logged in one turn of the event loop is written at once: a write for each line costs more than the line.
+
+    Outside an event loop, and for what is worse than a warning, a line is written when it is logged.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, soon."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - logging's own way with a record that cannot be formatted
+            self.handleError(record)
+            return
+        loop = _running_loop()
+        if not self._lines and loop and record.levelno <= logging.WARNING:
+            loop.call_soon(self.flush)
+        self._lines.append(f"{line}\n")
+        if not loop or record.levelno > logging.WARNING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been logged."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+
 def set_up_logging(style: LogFormat = LogFormat.TEXT) -> None:
     """Send everything to stderr, one line per event."""
-    handler = logging.StreamHandler(sys.stderr)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
+    handler = Lines(sys.stderr)
     handler.setFormatter(JsonLines() if style is LogFormat.JSON else TextLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@lru_cache(2)
+def _second(moment: int, style: str) -> str:
+    return time.strftime(style, time.localtime(moment))
 
 
 def _is_own(record: logging.LogRecord) -> bool:

@@ -10,12 +10,14 @@ _CACHED: Final = 10_000
 _SHORT_CODE: Final = re.compile("[0-9]{3,6}")
 
 
+@lru_cache(_CACHED)
 def to_e164(number: str, region: str = "US") -> str:
     """`number` with its country code and a plus sign; short codes and names stay as they are."""
     found = _parse(number, region)
     return phonenumbers.format_number(found, phonenumbers.PhoneNumberFormat.E164) if found else number
 
 
+@lru_cache(_CACHED)
 def to_display(number: str, region: str = "US") -> str:
     """`number` as people read it: `+1 818-555-1212`."""
     found = _parse(number, region)

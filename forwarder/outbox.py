@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -33,6 +34,9 @@ LEASE_SECONDS: Final = 30.0
 """How long a forwarder's deliveries stay its own after it was last heard of; renewed three times in that time."""
 LONGEST_WAIT: Final = 4 * 3600.0
 """Most seconds between two attempts at a delivery; one that waits longer was queued by a clock that was wrong."""
+
+MOST_ROWS: Final = 1000
+"""Most rows in one statement, well below what either database takes as parameters."""
 
 Key = tuple[int, str]
 """What a delivery is known by: the text's id and the recipient."""
@@ -212,7 +216,7 @@ def lock_state_dir(state_dir: Path) -> IO[str]:
     """The lock that keeps a second forwarder off this state folder; held until the file is closed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _lock(state_dir / "lock", f"the state folder {state_dir}")
+        return _take_lock(state_dir / "lock", f"the state folder {state_dir}")
     except OSError as error:
         raise StartError(
             f"the state folder {state_dir} cannot be written ({error.strerror}); "
@@ -220,7 +224,7 @@ def lock_state_dir(state_dir: Path) -> IO[str]:
         ) from error
 
 
-def _lock(path: Path, what: str) -> IO[str]:
+def _take_lock(path: Path, what: str) -> IO[str]:
     """A lock on `path`, which says who holds it; raises StartError if somebody else does."""
     lock = path.open("a+", encoding="ascii")
     try:
@@ -252,7 +256,6 @@ class Outbox:
         self._path = None if self._shared or not engine.url.database else Path(engine.url.database)
         self._file: tuple[int, int] | None = None
         self._lock: IO[str] | None = None
-        self._sql = _Statements(engine.dialect.name, self._insert)
 
     def migrate(self) -> None:
         """Bring the tables to this release's version, with everything in them.
@@ -318,7 +321,7 @@ class Outbox:
         StartError if there is another.
         """
         if self._path and not self._lock:
-            self._lock = _lock(self._path.with_name(f"{self._path.name}-lock"), f"the outbox {self._path}")
+            self._lock = _take_lock(self._path.with_name(f"{self._path.name}-lock"), f"the outbox {self._path}")
         with self.transaction() as connection:
             if not self._shared:
                 connection.execute(sa.delete(workers))
@@ -351,7 +354,7 @@ class Outbox:
             )
             ours = {(text_id, recipient) for text_id, recipient in rows}
             stray = sorted(ours - {*in_hand})
-            _many(connection, self._sql.give_back, [_named(key) for key in stray])
+            _GIVE_BACK.execute(connection, stray)
         return {*in_hand} - ours
 
     def unregister(self) -> None:
@@ -414,7 +417,7 @@ class Outbox:
             outcome.claimed = fresh[: work.room]
         outcome.behind = len(outcome.claimed) < len(fresh)
         rows = [self._row(delivery, mine=place < len(outcome.claimed)) for place, delivery in enumerate(fresh)]
-        _many(connection, self._sql.insert_delivery, rows)
+        _INSERT_DELIVERY.execute(connection, rows)
         unread = [
             {
                 "received_at": posting.received_at,
@@ -440,52 +443,50 @@ class Outbox:
         known = set() if all_new or not arrived else _known(connection, arrived)
         new = [arrived[text_id] for text_id in sorted(arrived) if text_id not in known]
         rows = [
-            {
-                "id": routed.text.id,
-                "subscription_id": routed.text.subscription_id,
-                "from_number": routed.text.from_number,
-                "to_number": routed.text.to_number,
-                "created": routed.text.created,
-                "message": routed.text.message,
-                "raw": routed.text.raw,
-                "recovered": routed.text.recovered,
-                "route": routed.route,
-                "redact": routed.redact,
-                "received_at": received_at,
-            }
+            (
+                routed.text.id,
+                routed.text.subscription_id,
+                routed.text.from_number,
+                routed.text.to_number,
+                routed.text.created,
+                routed.text.message,
+                routed.text.raw,
+                routed.text.recovered,
+                routed.route,
+                routed.redact,
+                received_at,
+            )
             for routed, received_at in new
         ]
-        if _many(connection, self._sql.insert_text, rows) < len(rows):
+        if _INSERT_TEXT.execute(connection, rows) < len(rows):
             raise _KnownError
         return new
 
-    def _row(self, delivery: Delivery, *, mine: bool) -> dict[str, object]:
-        return {
-            "text_id": delivery.text.id,
-            "recipient": delivery.recipient,
-            "state": _SENDING if mine else _QUEUED,
-            "attempts": 0,
-            "next_at": delivery.order,
-            "owner": self.worker if mine else None,
-            "answer": None,
-            "queued_at": delivery.queued_at,
-        }
+    def _row(self, delivery: Delivery, *, mine: bool) -> tuple[object, ...]:
+        return (
+            delivery.text.id,
+            delivery.recipient,
+            _SENDING if mine else _QUEUED,
+            0,
+            delivery.order,
+            self.worker if mine else None,
+            None,
+            delivery.queued_at,
+        )
 
     def _write_down(self, connection: sa.Connection, results: Sequence[Result], counts: Counter[str]) -> None:
-        """A sent mail is sent whoever owns it by now; anything else only counts while the delivery is still ours."""
         rows = [
-            {
-                **_named(result.delivery.key),
-                "b_owner": self.worker,
-                "b_state": str(result.state),
-                "b_attempts": result.attempts,
-                "b_next_at": result.next_at,
-                "b_answer": _storable(result.answer),
-            }
+            (
+                *result.delivery.key,
+                str(result.state),
+                result.attempts,
+                result.next_at,
+                _storable(result.answer),
+                self.worker,
+            )
             for result in sorted(results, key=lambda result: result.delivery.key)
         ]
-        _many(connection, self._sql.finish, [row for row in rows if row["b_state"] == State.SENT])
-        _many(connection, self._sql.finish_ours, [row for row in rows if row["b_state"] != State.SENT])
+        _FINISH.execute(connection, rows)
         for result in results:
             if result.attempts > result.delivery.attempts:
                 counts["retried" if result.state is State.QUEUED else str(result.state)] += 1
@@ -518,7 +519,7 @@ class Outbox:
             .with_for_update(skip_locked=True, of=deliveries)
         )
         claimed = [_delivery(row) for row in connection.execute(due)] if room > 0 else []
-        _many(connection, self._sql.take, [{**_named(delivery.key), "b_owner": self.worker} for delivery in claimed])
+        _TAKE.execute(connection, [(*delivery.key, self.worker) for delivery in claimed])
         outcome.claimed += claimed
         outcome.behind = len(claimed) == room
         if not outcome.behind:
@@ -528,7 +529,7 @@ class Outbox:
         """Insert `row`, unless there is one of its key."""
         connection.execute(self._insert(table).on_conflict_do_nothing(), row)
 
-    def insert_or_raise(
+    def insert_or_enlarge(
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]], column: str
     ) -> None:
         """Insert `rows`; where there is one of the same key, its `column` becomes the larger of the two."""
@@ -543,12 +544,8 @@ class Outbox:
     def count(self, connection: sa.Connection, counts: Mapping[str, int]) -> None:
         """Add to what happened in this minute: received, sent, dead and so on."""
         minute = int(self.clock() // 60)
-        rows = [
-            {"minute": minute, "worker": self.worker, "kind": kind, "count": count}
-            for kind, count in counts.items()
-            if count
-        ]
-        _many(connection, self._sql.count, rows)
+        rows = [(minute, self.worker, kind, count) for kind, count in counts.items() if count]
+        _COUNT.execute(connection, rows)
 
 
 class _KnownError(Exception):
@@ -561,46 +558,61 @@ def _known(connection: sa.Connection, ids: Iterable[int]) -> set[int]:
     return set(connection.exec_driver_sql(f"SELECT id FROM text WHERE id IN ({numbers})").scalars())  # noqa: S608 - whole numbers
 
 
-class _Statements:
-    """What is executed for many rows at once, as text with named parameters, made once for a kind of database.
+class _Statement:
+    """One statement for many rows: a turn gives the database all of a kind at once, in the same words on either.
 
-    The rows go to the driver as they are, because SQLAlchemy's work on each of them would take half the time of a turn.
+    A statement for each row would cost several times as much, most of it in SQLAlchemy and in handing Python's lock to
+    and fro between this thread and the one that serves.
     """
 
-    def __init__(self, database: str, insert: Callable[[sa.Table], Any]) -> None:
-        dialect: sa.Dialect = (
-            postgresql.dialect() if database == "postgresql" else sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy leaves them untyped
-        )
+    def __init__(self, columns: int, before: str, after: str = "") -> None:
+        self._before = before
+        self._row = f"({', '.join(['?'] * columns)})"
+        self._after = after
 
-        def compiled(statement: sa.ClauseElement) -> str:
-            return str(statement.compile(dialect=dialect))
-
-        one = sa.update(deliveries).where(
-            deliveries.c.text_id == sa.bindparam("b_text_id"), deliveries.c.recipient == sa.bindparam("b_recipient")
-        )
-        ours = deliveries.c.owner == sa.bindparam("b_owner")
-        finish = one.values({name: sa.bindparam(f"b_{name}") for name in ("state", "attempts", "next_at", "answer")})
-        count = insert(flow)
-        self.insert_text = compiled(insert(texts).on_conflict_do_nothing())
-        self.insert_delivery = compiled(sa.insert(deliveries))
-        self.take = compiled(one.values(state=sa.literal_column("'sending'"), owner=sa.bindparam("b_owner")))
-        self.give_back = compiled(one.values(state=sa.literal_column("'queued'"), owner=sa.null()))
-        self.finish = compiled(finish.values(owner=sa.null()))
-        self.finish_ours = compiled(finish.values(owner=sa.null()).where(ours))
-        self.count = compiled(
-            count.on_conflict_do_update(
-                index_elements=["minute", "worker", "kind"], set_={"count": flow.c.count + count.excluded.count}
-            )
-        )
+    def execute(self, connection: sa.Connection, rows: Sequence[tuple[object, ...]]) -> int:
+        """Execute it with `rows`, whose values are the driver's own; returns how many rows it changed."""
+        changed = 0
+        for start in range(0, len(rows), MOST_ROWS):
+            some = rows[start : start + MOST_ROWS]
+            sql = f"{self._before} VALUES {', '.join([self._row] * len(some))} {self._after}"
+            if connection.dialect.paramstyle != "qmark":
+                sql = sql.replace("?", "%s")
+            changed += connection.exec_driver_sql(sql, tuple(chain.from_iterable(some))).rowcount
+        return changed
 
 
-def _many(connection: sa.Connection, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
-    """Execute `sql` for each of `rows`, whose values are the driver's own; returns how many rows it changed."""
-    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
+def _insert_into(table: sa.Table) -> str:
+    return f"INSERT INTO {table.name} ({', '.join(column.name for column in table.columns)})"
 
 
-def _named(key: Key) -> dict[str, object]:
-    return {"b_text_id": key[0], "b_recipient": key[1]}
+_ONE: Final = "delivery.text_id = given.text_id AND delivery.recipient = given.recipient"
+_INSERT_TEXT: Final = _Statement(len(texts.columns), _insert_into(texts), "ON CONFLICT DO NOTHING")
+_INSERT_DELIVERY: Final = _Statement(len(deliveries.columns), _insert_into(deliveries))
+_TAKE: Final = _Statement(
+    3,
+    "WITH given (text_id, recipient, owner) AS (",
+    f") UPDATE delivery SET state = 'sending', owner = given.owner FROM given WHERE {_ONE}",  # noqa: S608 - words of ours
+)
+_GIVE_BACK: Final = _Statement(
+    2,
+    "WITH given (text_id, recipient) AS (",
+    f") UPDATE delivery SET state = 'queued', owner = NULL FROM given WHERE {_ONE}",  # noqa: S608 - words of ours
+)
+_FINISH: Final = _Statement(
+    7,
+    "WITH given (text_id, recipient, state, attempts, next_at, answer, owner) AS (",
+    ") UPDATE delivery SET state = given.state, attempts = given.attempts, next_at = given.next_at,"
+    " answer = given.answer, owner = NULL FROM given"
+    " WHERE delivery.text_id = given.text_id AND delivery.recipient = given.recipient"
+    " AND (delivery.owner = given.owner OR given.state = 'sent')",
+)
+"""A sent mail is sent whoever owns it by now; anything else only counts while the delivery is still ours."""
+_COUNT: Final = _Statement(
+    len(flow.columns),
+    _insert_into(flow),
+    "ON CONFLICT (minute, worker, kind) DO UPDATE SET count = flow.count + excluded.count",
+)
 
 
 def _take_over(connection: sa.Connection) -> int:

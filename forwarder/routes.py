@@ -93,7 +93,7 @@ class Routes:
 
     def pick(self, text: InboundText) -> Route:
         """The first route that matches `text`."""
-        return next(route for route in self.ordered if route.matches(text))
+        return next((route for route in self.ordered[:-1] if route.matches(text)), self.ordered[-1])
 
     def named(self, name: str) -> Route:
         """The route of that name; the default, if it is there no more."""

@@ -167,6 +167,7 @@ class Sender:
         self._failures = 0
         self._closed_until: asyncio.TimerHandle | None = None
         self._trying = 0
+        self._making_way = False
         self._held = False
         self._stopping = False
         self._news = asyncio.Event()
@@ -192,6 +193,12 @@ class Sender:
     def let_go(self, keys: Collection[Key]) -> None:
         """Forget those of `keys` that are not under way: they are others' now."""
         self.queue.remove(keys)
+
+    def make_way(self, *, busy: bool) -> None:
+        """While postbacks rush in, one connection goes on and the others wait."""
+        if self._making_way and not busy:
+            self._news.set()
+        self._making_way = busy
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
@@ -245,9 +252,9 @@ class Sender:
                 return None
         return None
 
-    def _next(self) -> "_Mail | None":
+    def _next(self, *, going_on: bool = False) -> "_Mail | None":
         """The next mail, if one may be sent at present; one that cannot be made is dead, and the next is tried."""
-        while not (self._stopping or self._held or self._closed_until or (self.trouble and self._trying)):
+        while self._may_begin(going_on=going_on):
             delivery = self.queue.next()
             if delivery is None:
                 return None
@@ -257,6 +264,12 @@ class Sender:
                 log.exception("delivery.uncomposable text_id=%s", delivery.text.id)
                 self._settle(delivery, Reply(554, f"the mail could not be made: {error}"))
         return None
+
+    def _may_begin(self, *, going_on: bool) -> bool:
+        """Whether another mail may be begun, by a connection that is at work already (`going_on`) or by one more."""
+        if self._stopping or self._held or self._closed_until or (self.trouble and self._trying):
+            return False
+        return not self._making_way or self._trying <= going_on
 
     async def _send(self, connection: SmtpConnection | None, mail: "_Mail") -> SmtpConnection | None:
         """Send `mail` and what comes after it; returns the connection if it can be used again."""
@@ -296,7 +309,7 @@ class Sender:
             reply = await connection.answer_to_offer(mail.envelope)
             offered = False
             if reply is None:
-                exchange.following = self._next() if connection.pipelining else None
+                exchange.following = self._next(going_on=True) if connection.pipelining else None
                 exchange.in_doubt, offered = True, exchange.following is not None
                 connection.deliver(mail.envelope, exchange.following.envelope if exchange.following else None)
                 reply = await connection.outcome()
@@ -305,7 +318,7 @@ class Sender:
             self._settle(mail.delivery, reply)
             exchange.current, exchange.following = exchange.following, None
             if exchange.current is None and connection.alive:
-                exchange.current = self._next()
+                exchange.current = self._next(going_on=True)
 
     def _put_back(self, exchange: "_Exchange") -> None:
         """What was not tried is as it was."""

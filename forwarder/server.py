@@ -7,6 +7,7 @@ listeners close first, and connections get a moment to say what they came for.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -48,7 +49,11 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = (error.strerror or "no reason given").lower()
-        raise StartError(f"cannot listen on {host}:{port}: {reason}; free the port or set {setting}") from error
+        cure = {
+            errno.EADDRNOTAVAIL: "set FORWARDER_HOST to an address of this machine",
+            errno.EACCES: f"set {setting} to a port above 1023, or let systemd open it",
+        }.get(error.errno or 0, f"free the port or set {setting}")
+        raise StartError(f"cannot listen on {host}:{port}: {reason}; {cure}") from error
     return listener
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -27,7 +27,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from forwarder.addresses import MailAddress, split_commas
 from forwarder.contacts import Contacts, read_contacts
@@ -39,6 +45,10 @@ from forwarder.smtp import MailServer, Security
 PREFIX: Final = "FORWARDER_"
 CONFIG: Final = f"{PREFIX}CONFIG"
 MIN_TOKEN: Final = 16
+MAX_PATH: Final = 4096
+"""Longest name of a file, in characters."""
+FILES: Final = frozenset({"tls_certificate", "tls_key", "routes", "contacts"})
+"""Settings that name a file."""
 MIN_METADATA_DAYS: Final = 7
 """A text that is forgotten could be delivered again, so its id is kept longer than anybody posts it again."""
 
@@ -78,9 +88,33 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _path(value: Any) -> Any:
+    """A file's name; never the file itself, which may be a secret and would be repeated in an error."""
+    if isinstance(value, str) and ("\n" in value or len(value) > MAX_PATH):
+        raise ValueError("is not the name of a file; write the content into a file and name that")
+    return Path(value) if isinstance(value, str) else value
+
+
 def _file(read: Callable[[Path], Any]) -> BeforeValidator:
     """A setting that names a file is what the file says."""
-    return BeforeValidator(lambda value: read(Path(value)) if isinstance(value, str) else value)
+
+    def content(value: Any) -> Any:
+        path = _path(value)
+        return read(path) if isinstance(path, Path) else path
+
+    return BeforeValidator(content)
+
+
+class _Credentials(SecretsSettingsSource):
+    """Files in a folder, called like settings; for a setting that names a file, the file itself."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The settings found, by their field's name."""
+        folder = Path(str(self.secrets_dir))
+        found = super().__call__()
+        return {
+            name: str(folder / f"{PREFIX}{name.upper()}") if name in FILES else value for name, value in found.items()
+        }
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -145,8 +179,10 @@ class Place(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before files; what `load_settings` read from TOML comes last."""
-        del settings_cls, dotenv_settings
-        return env_settings, file_secret_settings, init_settings
+        del dotenv_settings
+        folder = file_secret_settings.secrets_dir if isinstance(file_secret_settings, SecretsSettingsSource) else None
+        credentials = (_Credentials(settings_cls, secrets_dir=folder),) if folder else ()
+        return env_settings, *credentials, init_settings
 
 
 class Settings(Place):
@@ -154,10 +190,12 @@ class Settings(Place):
 
     host: str = Field("127.0.0.1", description="Address of the public port.")
     port: Port = Field(8710, description="The public port: postbacks and `/healthz`, nothing else. 0 takes a free one.")
-    tls_certificate: Path | None = Field(
+    tls_certificate: Annotated[Path, BeforeValidator(_path)] | None = Field(
         None, description="PEM file of a certificate and its chain: the public port then speaks TLS itself."
     )
-    tls_key: Path | None = Field(None, description="PEM file of its private key, without a passphrase.")
+    tls_key: Annotated[Path, BeforeValidator(_path)] | None = Field(
+        None, description="PEM file of its private key, without a passphrase."
+    )
     tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_commas)] = Field(
         min_length=1, description="Tokens that may post, comma-separated; the first is the current one."
     )
@@ -264,12 +302,17 @@ def load_place(environ: Mapping[str, str] = os.environ) -> Place:
 
 def _load(kind: type[_Kind], environ: Mapping[str, str]) -> _Kind:
     from_file, problems = _read_config(environ.get(CONFIG))
-    problems += _unknown_names(environ)
-    directory = environ.get("CREDENTIALS_DIRECTORY")
+    problems += _unknown_names(environ, "")
+    credentials = Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
+    if credentials and not credentials.is_dir():
+        credentials = None
+    problems += (
+        _unknown_names((file.name for file in credentials.iterdir()), f" in {credentials}") if credentials else []
+    )
     settings = None
     try:
         settings = kind(
-            _secrets_dir=directory if directory and Path(directory).is_dir() else None,
+            _secrets_dir=credentials,
             **{name: value for name, value in from_file.items() if name in kind.model_fields},
         )
     except ValidationError as error:
@@ -293,9 +336,9 @@ def _read_config(path: str | None) -> tuple[dict[str, Any], list[str]]:
     return {known[name]: value for name, value in table.items() if name in known}, problems
 
 
-def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+def _unknown_names(names: Iterable[str], where: str) -> list[str]:
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields] + [CONFIG]
-    return [_unknown(name, known, "") for name in environ if name.startswith(PREFIX) and name not in known]
+    return [_unknown(name, known, where) for name in names if name.startswith(PREFIX) and name not in known]
 
 
 def _unknown(name: str, known: list[str], where: str) -> str:
@@ -309,6 +352,8 @@ def _explain(finding: Any) -> list[str]:
     message: str = finding["msg"].removeprefix("Value error, ")
     if finding["type"] == "missing":
         message = f"is required: {_description(name)}"
+    elif finding["type"] == "too_short":
+        message = f"is empty: {_description(name)}"
     elif finding["type"] != "value_error":
         message = f"{message[:1].lower()}{message[1:]}"
     return [f"{PREFIX}{name.upper()}: {line}" for line in message.splitlines()]

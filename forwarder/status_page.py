@@ -24,25 +24,25 @@ SHOWN_FAILED: Final = 8
 _WIDTH: Final = 1000
 _TOP: Final = 20
 _BOTTOM: Final = 200
-_TICKS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How far back the chart looks, in seconds, and how much time a bar stands for."""
+    """How far back the chart looks and how much time a bar stands for, both in seconds."""
 
     name: str
     label: str
     words: str
     seconds: int
     step: int
+    ticks: int
     clock: str
 
 
 SPANS: Final = (
-    Span("hour", "Hour", "last hour", 3600, 60, "%H:%M"),
-    Span("day", "Day", "last 24 h", 86_400, 1800, "%H:%M"),
-    Span("week", "Week", "last 7 days", 604_800, 4 * 3600, "%d %b"),
+    Span("hour", "Hour", "last hour", 3600, 60, 6, "%H:%M"),
+    Span("day", "Day", "last 24 h", 86_400, 1800, 6, "%H:%M"),
+    Span("week", "Week", "last 7 days", 604_800, 4 * 3600, 7, "%d %b"),
 )
 
 
@@ -117,11 +117,11 @@ def chart(span: Span, slots: Sequence[dict[str, int]], since: float) -> dict[str
         ],
         "ticks": [
             {
-                "x": round(tick * _WIDTH / _TICKS, 1),
-                "anchor": {0: "start", _TICKS: "end"}.get(tick, "middle"),
-                "label": "now" if tick == _TICKS else _clock(since + tick * span.seconds / _TICKS, span.clock),
+                "x": round(tick * _WIDTH / span.ticks, 1),
+                "anchor": {0: "start", span.ticks: "end"}.get(tick, "middle"),
+                "label": "now" if tick == span.ticks else _clock(since + tick * span.seconds / span.ticks, span.clock),
             }
-            for tick in range(_TICKS + 1)
+            for tick in range(span.ticks + 1)
         ],
     }
 
@@ -168,6 +168,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "mask": mask,
         "duration": duration,
+        "grouped": "{:,}".format,
         "moment": lambda seconds: _clock(seconds, "%d %b %Y %H:%M:%S UTC"),
         "ago": lambda seconds: f"{duration(time.time() - seconds)} ago",
         "until": lambda seconds: "now" if seconds <= time.time() else f"in {duration(seconds - time.time())}",

@@ -6,8 +6,9 @@ what it made before, and nobody takes or deletes what another resource of the sa
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeVar
@@ -59,6 +60,8 @@ class Account:
         self._patient = True
         self._lock = threading.RLock()
         self._listing: _Listing | None = None
+        self._failure: Temporary | None = None
+        self._failed = 0.0
         self._holders: dict[str, str | None] = {}
         self._declared: dict[Identity, str] = {}
         self._creating: set[Identity] = set()
@@ -85,8 +88,7 @@ class Account:
         A listing of several pages can miss one while another program deletes. So that nothing is given up for that,
         an absent one is then asked for by its id.
         """
-        with self._lock:
-            listing = self._listed()
+        with self._listing_read() as listing:
             found = listing.by_id.get(id_)
         if found is None and listing.pages > 1:
             try:
@@ -101,8 +103,8 @@ class Account:
 
     def all(self) -> list[RemoteSubscription]:
         """Return all subscriptions of the account."""
-        with self._lock:
-            return list(self._listed().by_id.values())
+        with self._listing_read() as listing:
+            return list(listing.by_id.values())
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -119,8 +121,8 @@ class Account:
             DuplicateDeclaration: another resource of this program has created or adopted the same, or is about to.
         """
         wanted = identity(properties)
-        with self._lock:
-            known = self._listed().identical(wanted)
+        with self._listing_read() as listing:
+            known = listing.identical(wanted)
             if wanted in self._creating or not self._claimed.isdisjoint(known):
                 raise DuplicateDeclaration("Another resource of this program declares the same subscription.")
             candidates = [id_ for id_ in known if id_ not in self._holders]
@@ -196,6 +198,20 @@ class Account:
         changes = compare(held.properties, properties).changes
         if changes:
             self.update(id_, changes)
+
+    @contextmanager
+    def _listing_read(self) -> Iterator["_Listing"]:
+        """Hold the lock, with the listing read. Who waits while another thread reads it in vain has its failure too."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._failure is not None and self._failed >= asked:
+                raise type(self._failure)(self._failure.said, self._failure.what_to_do)
+            try:
+                listing = self._listed()
+            except Temporary as error:
+                self._failure, self._failed = error, time.monotonic()
+                raise
+            yield listing
 
     def _listed(self) -> "_Listing":
         if self._listing is None:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from provider import canonical, imports
 from provider.account import Account, account_of
-from provider.errors import NotFound, ProviderError
+from provider.errors import ProviderError
 from provider.redaction import describe_endpoint, endpoint_secrets, redact
 from provider.remote import RemoteSubscription
 from provider.stacks import Holder, Stacks, StacksUnknown
@@ -193,7 +193,7 @@ def sweep(  # noqa: PLR0913 - one per option
     if yes:
         _delete(view.account, chosen, outcome, quiet=as_json)
     _report_sweep(view, chosen, kept, outcome, yes=yes, as_json=as_json, show_secrets=show_secrets)
-    if outcome.failed:
+    if outcome.failed or outcome.interrupted:
         sys.exit(1)
 
 
@@ -237,27 +237,36 @@ class _Outcome:
     missing: list[str]
     deleted: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def _delete(account: Account, chosen: list[RemoteSubscription], outcome: _Outcome, *, quiet: bool) -> None:
+    """Delete them, a few at a time; Ctrl-C lets those end that are under way, and begins no other."""
+
     def delete(subscription: RemoteSubscription) -> tuple[str, str | None]:
         try:
             account.delete(subscription.id, None)
-        except NotFound:
-            return subscription.id, None
         except ProviderError as error:
             return subscription.id, redact(str(error), *endpoint_secrets(subscription.properties["endpoint"]))
         return subscription.id, None
 
+    under_way: list[Future[tuple[str, str | None]]] = []
     with (
         Progress(console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()) as progress,
         ThreadPoolExecutor(AT_ONCE) as threads,
     ):
-        for id_, error in progress.track(threads.map(delete, chosen), total=len(chosen), description="Deleting"):
-            if error is None:
-                outcome.deleted.append(id_)
-            else:
-                outcome.failed[id_] = error
+        try:
+            under_way.extend(threads.submit(delete, subscription) for subscription in chosen)
+            for future in progress.track(under_way, description="Deleting"):
+                future.exception()
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            threads.shutdown(cancel_futures=True)
+    for id_, error in (future.result() for future in under_way if not future.cancelled()):
+        if error is None:
+            outcome.deleted.append(id_)
+        else:
+            outcome.failed[id_] = error
 
 
 def _report_sweep(  # noqa: PLR0913 - what there is to tell
@@ -277,6 +286,7 @@ def _report_sweep(  # noqa: PLR0913 - what there is to tell
                 "chosen": [view.as_json(s, show_secrets=show_secrets) for s in chosen],
                 "deleted": outcome.deleted,
                 "failed": outcome.failed,
+                "interrupted": outcome.interrupted,
                 "missing": outcome.missing,
                 "kept_in_stacks": [s.id for s in kept],
                 "stacks_problem": view.stacks_problem,
@@ -295,7 +305,9 @@ def _report_sweep(  # noqa: PLR0913 - what there is to tell
     for id_, error in outcome.failed.items():
         click.echo(f"{id_} could not be deleted: {error}", err=True)
     if yes:
-        click.echo(f"{len(outcome.deleted)} deleted, {len(outcome.failed)} failed, {len(kept)} kept.")
+        left = len(chosen) - len(outcome.deleted) - len(outcome.failed)
+        told = f"{len(outcome.deleted)} deleted, {len(outcome.failed)} failed, {len(kept)} kept"
+        click.echo(f"{told}, {left} not begun because of Ctrl-C." if outcome.interrupted else f"{told}.")
     else:
         click.echo(f"{len(chosen)} would be deleted; say --yes to delete them.")
 

@@ -77,16 +77,18 @@ class Lifecycle:
         return dynamic.CreateResult(claim.id, outs)
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
-        """Return the properties as CallFire holds them, as outputs and as inputs, or an empty id when it is gone."""
+        """Return the properties as CallFire holds them, as outputs and as inputs, or an empty id when it is gone.
+
+        Without drift the state stays as it is, to the byte, and its inputs need not travel again.
+        """
         refresh = "endpoint" in props  # `Subscription.get` knows the id alone
         found = self._account().find(id_) if refresh else self._get(id_)
         if found is None:
             return dynamic.ReadResult("", {})
         if refresh and not compare(props, found.properties):
-            outs = _without_provider(props)
-        else:
-            hidden = {name: props[name] for name in (NAME, RECORD) if name in props}
-            outs = {**found.properties, "adopt": props.get("adopt", True), **hidden}
+            return dynamic.ReadResult(id_, _without_provider(props))
+        hidden = {name: props[name] for name in (NAME, RECORD) if name in props}
+        outs = {**found.properties, "adopt": props.get("adopt", True), **hidden}
         inputs = {name: value for name, value in outs.items() if name != RECORD}
         return dynamic.ReadResult(id_, outs, {**inputs, "endpoint": _secret(outs["endpoint"])})
 

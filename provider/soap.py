@@ -61,10 +61,15 @@ class CallFire:
         return str(created)
 
     def query(self, first: int) -> Page:
-        """Return the page of subscriptions that begins with number `first` (from 0)."""
+        """Return the page of subscriptions that begins with number `first` (from 0).
+
+        Raises:
+            UnexpectedAnswer: an envelope with anything else in it. It must not be taken for an empty account.
+        """
         result = self._call("QuerySubscriptions", MaxResults=PAGE, FirstResult=first)
-        items = result.Subscription if result is not None else []
-        return Page(int(result.TotalResults or len(items)) if result is not None else 0, [_read(i) for i in items])
+        if result is None or result.TotalResults is None:
+            raise UnexpectedAnswer("CallFire answered without its list of subscriptions.")
+        return Page(int(result.TotalResults), [_read(item) for item in result.Subscription])
 
     def get(self, id_: str) -> RemoteSubscription:
         """Return one subscription.
@@ -161,6 +166,8 @@ def _network_errors() -> Iterator[None]:
         if "NameResolutionError" in repr(error) and "Temporary failure" not in repr(error):
             raise UnknownHost("The host name of CallFire does not resolve.") from None
         raise Unreachable(f"The connection to CallFire failed ({_root_cause(error)}).") from None
+    except OSError as error:  # a REQUESTS_CA_BUNDLE that does not exist
+        raise TlsRefused(f"There is no trusted TLS connection to CallFire ({error}).") from None
 
 
 def _judge(response: requests.Response) -> None:

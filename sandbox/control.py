@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox import inputs
-from sandbox.errors import BusyError, InvalidInputError, NotFoundError, SandboxError, WaitTimeoutError
+from sandbox.errors import BusyError, InvalidInputError, NotFoundError, SandboxError, StoppedError, WaitTimeoutError
+from sandbox.http_server import read_body, while_connected
 from sandbox.simulation import Simulation
 
 MAX_DOCUMENT = 4 * 1024 * 1024
@@ -24,6 +25,7 @@ _STATUS: dict[type[SandboxError], int] = {
     NotFoundError: 404,
     WaitTimeoutError: 404,
     BusyError: 503,
+    StoppedError: 503,
 }
 
 
@@ -119,7 +121,7 @@ class ControlApi:
 
     async def wait_for_postback(self, request: Request) -> Response:
         """The oldest postback with an id above `after` (0 is any) that is over, within `timeout` seconds (10)."""
-        return Json(await self._simulation.wait_for_postback(*_wait(request)))
+        return Json(await while_connected(request, self._simulation.wait_for_postback(*_wait(request))))
 
     async def resend(self, request: Request) -> Response:
         """Post once more what a postback said; answers with the new one."""
@@ -180,7 +182,7 @@ class ControlApi:
 
     async def wait_for_mail(self, request: Request) -> Response:
         """The oldest mail with an id above `after` (0 is any), waiting for it up to `timeout` seconds (10)."""
-        return Json(await self._simulation.wait_for_mail(*_wait(request)))
+        return Json(await while_connected(request, self._simulation.wait_for_mail(*_wait(request))))
 
     async def mail(self, request: Request) -> Response:
         """One mail."""
@@ -219,13 +221,11 @@ def _answering(endpoint: Endpoint) -> Endpoint:
 async def _document(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise InvalidInputError("send JSON, with Content-Type: application/json")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_DOCUMENT:
-            raise InvalidInputError(f"the body has more than {MAX_DOCUMENT} bytes")
+    body = await read_body(request, MAX_DOCUMENT)
+    if body is None:
+        raise InvalidInputError(f"the body has more than {MAX_DOCUMENT} bytes")
     try:
-        document = json.loads(bytes(body))
+        document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):

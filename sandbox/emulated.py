@@ -5,13 +5,14 @@ Everything under /api/ is what CallFire shows the outside; nothing here exists f
 
 import base64
 import binascii
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from sandbox import soap
 from sandbox.accounts import MAX_REQUEST_ID, Account
 from sandbox.events import SOAP_12
-from sandbox.http_server import DROP
+from sandbox.http_server import DROP, read_body, while_connected
 from sandbox.journal import Topic
 from sandbox.simulation import Simulation
 from sandbox.soap import CONTRACT, SOAP_11, FaultCode, Operation, SoapFault, SoapRequest
@@ -78,14 +79,14 @@ class EmulatedApi:
         started = time.perf_counter()
         if request.path_params["version"] not in soap.VERSIONS:
             return Response(status_code=404)
-        body = await _read_body(request)
+        body = await read_body(request, MAX_REQUEST)
         if body is None:
             return Response(status_code=413)
         call = _parse(body, request)
         trouble = self._simulation.troubles.strike("soap", call.operation)
         if trouble:
             self._simulation.feed.publish(Topic.TROUBLE)
-        outcome = await self._outcome(call, trouble)
+        outcome = await self._outcome(request, call, trouble)
         self._simulation.calls.add(
             operation=call.operation or UNKNOWN,
             version=call.version,
@@ -99,7 +100,7 @@ class EmulatedApi:
         )
         return outcome.answer
 
-    async def _outcome(self, call: "_Call", trouble: Rule | None) -> "_Outcome":
+    async def _outcome(self, request: Request, call: "_Call", trouble: Rule | None) -> "_Outcome":
         match trouble.kind if trouble else None:
             case Trouble.SOAP_UNAUTHORIZED:
                 return _Outcome(_unauthorized(), "wrong credentials")
@@ -108,7 +109,8 @@ class EmulatedApi:
             case Trouble.SOAP_FAULT if trouble:
                 return _fault(SoapFault(trouble.fault if trouble.detail else None, trouble.message), call.envelope)
             case Trouble.SOAP_HANG if trouble:
-                await self._simulation.pause(trouble.seconds)
+                with contextlib.suppress(ClientDisconnect):
+                    await while_connected(request, self._simulation.pause(trouble.seconds))
                 return _Outcome(DroppedResponse(), "hung, then dropped")
             case Trouble.SOAP_SLOW if trouble:
                 await self._simulation.pause(trouble.seconds)
@@ -239,13 +241,3 @@ def contract_file(version: str, name: str) -> str | None:
 
 def _unauthorized() -> Response:
     return Response(status_code=401, headers={"WWW-Authenticate": 'Basic realm="CallFire API"'})
-
-
-async def _read_body(request: Request) -> bytes | None:
-    """The request's body, or None if it is larger than any sensible one."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_REQUEST:
-            return None
-    return bytes(body)

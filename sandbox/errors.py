@@ -21,5 +21,12 @@ class BusyError(SandboxError):
     """A bound of the sandbox is reached; nothing was recorded, try again when it has caught up."""
 
 
+class StoppedError(SandboxError):
+    """The sandbox has stopped while something was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the sandbox has stopped")
+
+
 class WaitTimeoutError(SandboxError, TimeoutError):
     """What was waited for did not happen in time."""

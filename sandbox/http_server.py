@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar, cast
 
 import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+T = TypeVar("T")
 
 DROP = "sandbox.drop"
 """The ASGI extension that drops the connection at once, without another byte."""
@@ -19,6 +23,43 @@ MAX_CONNECTIONS = 500
 """Connections at a time; one more is dropped. Together with the sandbox's own they stay below the usual 1024 files."""
 REQUEST_TIME = 30.0
 """Seconds from a connection, or from the first byte of a further request, until the whole request must be here."""
+
+
+async def read_body(request: Request, most: int) -> bytes | None:
+    """A request's body, or None if it has more bytes than that."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            return None
+    return bytes(body)
+
+
+async def while_connected(request: Request, waiting: Coroutine[Any, Any, T]) -> T:
+    """What is waited for, once the request's body has been read.
+
+    Raises:
+        ClientDisconnect: the client went away first; the waiting has been cancelled.
+    """
+    doing, gone = asyncio.ensure_future(waiting), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientDisconnect
+        return doing.result()
+    finally:
+        doing.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def answer_nobody(_request: Request, _error: Exception) -> Response:
+    """Starlette's handler for a client that has gone away: there is nothing to say and nobody to say it to."""
+    return Response(status_code=400)
 
 
 class _PipelinedError(Exception):

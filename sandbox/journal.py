@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from sandbox.errors import WaitTimeoutError
+from sandbox.errors import StoppedError, WaitTimeoutError
 
 T = TypeVar("T")
 
@@ -122,13 +122,11 @@ class Feed:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     def publish(self, *topics: Topic) -> None:
         """Wake everybody who waits or listens."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        self._wake()
         for listener in self._listeners:
             listener.tell(topics)
 
@@ -142,10 +140,13 @@ class Feed:
 
         Raises:
             WaitTimeoutError: it did not turn up in time.
+            StoppedError: it never will.
         """
         try:
             async with asyncio.timeout(timeout):
                 while (found := find()) is None:
+                    if self._closed:
+                        raise StoppedError
                     waiter = asyncio.get_running_loop().create_future()
                     self._waiters.add(waiter)
                     try:
@@ -166,8 +167,16 @@ class Feed:
         finally:
             self._listeners.discard(listener)
 
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
     def close(self) -> None:
-        """End every listener's stream."""
+        """End every listener's stream and every wait."""
+        self._closed = True
+        self._wake()
         for listener in self._listeners:
             listener.close()
 

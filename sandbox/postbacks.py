@@ -157,11 +157,6 @@ class PostbackSender:
         self._check_room(1)
         return self._queue(before.account, before.subscription, before.event, resend_of=ident)
 
-    async def idle(self) -> None:
-        """Return once nothing waits and nothing is being sent."""
-        while self._workers:
-            await asyncio.gather(*self._workers.values())
-
     async def stop(self) -> None:
         """Drop what waits and close the connections."""
         await self.abandon()
@@ -293,6 +288,9 @@ class PostbackSender:
             _fail(postback, f"no answer within {self._timeout:g} s")
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError) as error:
             _fail(postback, f"{type(error).__name__}: {error}")
+        except AttributeError as error:  # anyio's, where the endpoint hangs up before anyio looks at the new connection
+            _LOG.info("postback.failed id=%d", postback.id, exc_info=error)
+            _fail(postback, "the endpoint hung up at once")
 
     def _pool(self, url: httpcore.URL, *, strict: bool) -> httpcore.AsyncConnectionPool:
         kind = "plain" if url.scheme == b"http" else "strict" if strict else "lenient"

@@ -14,13 +14,14 @@ from typing import Self, TypeVar
 
 import uvloop
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from sandbox.control import ControlApi
 from sandbox.emulated import EmulatedApi
-from sandbox.errors import PortInUseError, SandboxError
+from sandbox.errors import PortInUseError, SandboxError, StoppedError
 from sandbox.guard import LOOPBACK_NAMES, SameOrigin
-from sandbox.http_server import HttpServer
+from sandbox.http_server import HttpServer, answer_nobody
 from sandbox.page import Page
 from sandbox.simulation import LOGIN, PASSWORD, Document, Simulation
 from sandbox.smtp_server import SmtpServer
@@ -30,8 +31,6 @@ T = TypeVar("T")
 
 HTTP_PORT = 8700
 SMTP_PORT = 8725
-
-_STOPPED = "the sandbox has stopped"
 
 
 class Sandbox:
@@ -160,6 +159,10 @@ class Sandbox:
         """A campaign has started, stopped or finished; `more` is as in `POST /control/campaigns`."""
         return self._do(lambda simulation: simulation.run_campaign({"change": change, **more}))
 
+    def events(self) -> list[Document]:
+        """Texts, calls and campaigns, oldest first."""
+        return self._do(lambda simulation: [event.as_json() for event in simulation.events.newest()])
+
     def postbacks(self) -> list[Document]:
         """The delivery log, oldest first."""
         return self._do(lambda simulation: [postback.as_json() for postback in simulation.sender.log.newest()])
@@ -268,7 +271,8 @@ class Sandbox:
     def _make_application(self, simulation: Simulation) -> ASGIApp:
         """Everything that HTTP shows: the emulated API, the control API, the page, each knowing only the simulation."""
         emulated, control, page = EmulatedApi(simulation), ControlApi(simulation, self.about()), Page(simulation)
-        application = Starlette(routes=[*emulated.routes(), *control.routes(), *page.routes()])
+        routes = [*emulated.routes(), *control.routes(), *page.routes()]
+        application = Starlette(routes=routes, exception_handlers={ClientDisconnect: answer_nobody})
         loopback = self._host in LOOPBACK_NAMES or self._host.startswith("127.")
         return SameOrigin(application, LOOPBACK_NAMES | {self._host} if loopback else None)
 
@@ -314,19 +318,19 @@ class _Running:
 
         async def carry_out() -> T:
             if self._simulation is None:
-                raise SandboxError(_STOPPED)
+                raise StoppedError
             return await work(self._simulation)
 
         doing = carry_out()
         try:
             return asyncio.run_coroutine_threadsafe(doing, self._loop).result()
         except concurrent.futures.CancelledError as error:
-            raise SandboxError(_STOPPED) from error
+            raise StoppedError from error
         except RuntimeError as error:
             if not self._loop.is_closed():
                 raise
             doing.close()
-            raise SandboxError(_STOPPED) from error
+            raise StoppedError from error
 
     def _run(self) -> None:
         try:

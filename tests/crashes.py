@@ -71,14 +71,20 @@ class Crashes:
         self.callfire = callfire
         self._sandbox = sandbox
         project.environ |= credentials(sandbox, callfire.url)
+        self._full = False
         self._pristine = project.folder / "pristine"
         shutil.copytree(project.state, self._pristine)
 
     def interrupt(self, operation: str, moment: Moment, end: End) -> Result:
-        """Interrupt one operation of an `up` at a moment, and repair."""
-        self._start_anew()
+        """Interrupt one operation of an `up` at a moment, and repair.
+
+        A create begins with an empty account. An update and a delete need what is there: what the one before left is
+        good, as it has been repaired.
+        """
         name, environ = _OPERATIONS[operation]
-        if operation != "create":
+        if operation == "create":
+            self.start_anew()
+        elif not self._full:
             self.project.up(COUNT=str(COUNT))
         when = When.BEFORE if moment is Moment.BEFORE_REQUEST else When.AFTER
         strike = self.callfire.strike(name, when, Trouble.HOLD)
@@ -94,7 +100,7 @@ class Crashes:
         self, count: int, longest: float, rng: random.Random, note: Callable[[], None] = lambda: None
     ) -> Result:
         """Kill an `up` of `count` subscriptions after a random time of up to `longest` seconds, and repair."""
-        self._start_anew()
+        self.start_anew()
         environ = {"COUNT": str(count)}
         with self.project.running("up", "--yes", "--skip-preview", **environ) as running:
             time.sleep(rng.uniform(0.2, longest))
@@ -108,6 +114,7 @@ class Crashes:
         mended = self.project.mend_checkpoint()
         self.project.pulumi("cancel", "--yes", check=False)
         self.project.up(**environ)
+        self._full = environ == _OPERATIONS["create"][1]
         return self._compare(environ, mended=mended)
 
     def _compare(self, environ: dict[str, str], *, mended: bool = False) -> Result:
@@ -123,7 +130,9 @@ class Crashes:
             checkpoint_mended=mended,
         )
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
+        """Empty the account and the stack."""
+        self._full = False
         self._sandbox.reset()
         shutil.rmtree(self.project.state)
         shutil.copytree(self._pristine, self.project.state)

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,7 @@ class Engine:
     async def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait for a condition that nobody announces."""
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0.005)
 
 
@@ -384,7 +385,7 @@ async def engine(  # noqa: PLR0913 - what a test may want otherwise
     outbox: Outbox,
     port: int,
     *,
-    timeout: float = 5.0,
+    patience: float = 5.0,
     backoff: Backoff | None = None,
     security: smtp.Security = smtp.Security.NONE,
     context: Any = None,
@@ -404,14 +405,14 @@ async def engine(  # noqa: PLR0913 - what a test may want otherwise
         )
         return smtp.Envelope("texts@example.com", delivery.recipient, content)
 
-    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=timeout)
+    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=patience)
     counts: Counter[str] = Counter()
     sender = Sender(
         server,
         context,
         compose or mail,
-        lambda result: commits.report(result),
-        lambda: commits.wake(),
+        lambda result: commits.report(result),  # noqa: PLW0108 - there is none yet
+        lambda: commits.wake(),  # noqa: PLW0108 - as above
         connections=connections,
         backoff=backoff or Backoff(0.02, 0.1),
     )
@@ -495,3 +496,34 @@ class PostgreSQL:
 
     def _url(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self.folder}"
+
+
+class Watcher:
+    """A real HTTP server that counts what is fetched, and answers with `status`."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.heard = threading.Event()
+        self.status = 200
+        watcher = self
+
+        class _Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                watcher.paths.append(self.path)
+                watcher.heard.set()
+                self.send_response(watcher.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/ping/secret-uuid"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)

@@ -82,6 +82,11 @@ class ProviderServer:
         failures = [f"{f.property} {f.reason}".strip() for f in answer.failures]
         return _plain(answer.inputs), failures
 
+    def failing(self, properties: Properties) -> list[str]:
+        """The properties of the failures; the engine prints the value of each one that it is told."""
+        request = provider_pb2.CheckRequest(olds=_struct({}), news=_struct(self._props(properties, "texts")))
+        return [failure.property for failure in self._call("Check", request).failures]
+
     def inputs(self, properties: Properties, name: str = "texts") -> Properties:
         """The checked inputs of properties that have no mistake."""
         inputs, failures = self.check(properties, name)

@@ -17,6 +17,9 @@ import psutil
 from sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ROOT / "tests" / "recorded"
+PATIENCE = 600.0
+"""Seconds that a command may take: 500 resources on a busy machine."""
 
 PROGRAM = """\
 import os
@@ -79,6 +82,17 @@ class Project:
             shutil.copytree(like.state, self.state, dirs_exist_ok=True)
             shutil.copyfile(like.folder / "Pulumi.dev.yaml", folder / "Pulumi.dev.yaml")
 
+    def restore(self, sandbox: Sandbox, version: str = "0.1.0") -> list[str]:
+        """Bring back a recorded stack, with its program and its subscriptions, and return their ids."""
+        recording = json.loads((RECORDED / f"{version}.json").read_text())
+        for held in recording["subscriptions"]:
+            given = {name: value for name, value in held["filter"].items() if value is not None}
+            sandbox.create_subscription(**{**held, "filter": given})
+        self.write((RECORDED / "program.py").read_text())
+        (self.folder / "Pulumi.dev.yaml").write_text(recording["config"])
+        self.pulumi("stack", "import", stdin=json.dumps(recording["stack"]))
+        return self.ids()
+
     def write(self, program: str) -> None:
         """Replace the program."""
         (self.folder / "__main__.py").write_text(program)
@@ -93,7 +107,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             input=stdin,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0 or not check, done.stdout
@@ -111,7 +125,7 @@ class Project:
             env=self.environ | environ,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0 or not check, done.stderr
@@ -127,7 +141,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}"

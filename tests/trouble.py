@@ -19,6 +19,11 @@ from sandbox import Sandbox
 _OPERATION = re.compile(rb"<(?:\w+:)?(\w+(?:Subscriptions?))[ >/]")
 
 
+_OTHER_ANSWER = (
+    b"""<e:Envelope xmlns:e="http://www.w3.org/2003/05/soap-envelope"><e:Body><Hello/></e:Body></e:Envelope>"""
+)
+
+
 class When(Enum):
     """Where a request is struck."""
 
@@ -32,6 +37,7 @@ class Trouble(Enum):
     DROP = "the connection is cut"
     UNAVAILABLE = "503"
     WEB_PAGE = "503 with a page of HTML"
+    OTHER_ANSWER = "200 with an envelope that holds something else"
     LATE = "nothing for some seconds, then all goes on"
     HOLD = "nothing until the test says how it goes on"
 
@@ -162,6 +168,8 @@ class TroubledCallFire:
                 _answer(handler, 503, b"")
             case Trouble.WEB_PAGE:
                 _answer(handler, 503, b'<html xmlns="http://www.w3.org/1999/xhtml"><body>Back soon</body></html>')
+            case Trouble.OTHER_ANSWER:
+                _answer(handler, 200, _OTHER_ANSWER)
             case Trouble.LATE:
                 strike.released.wait(strike.seconds)
                 return False

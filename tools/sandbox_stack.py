@@ -55,6 +55,7 @@ class Settings:
         self.sandbox_port = urlsplit(self.sandbox_url).port or 80
         self.smtp_port = int(config["callfire-mail:smtpPort"])
         self.forwarder_port = int(config["callfire-mail:forwarderPort"])
+        self.admin_port = int(config["callfire-mail:forwarderAdminPort"])
 
 
 def up() -> None:
@@ -72,8 +73,9 @@ def up() -> None:
     say(
         f"""
 What is running
-  {settings.sandbox_url}         CallFire's API and a mailbox, emulated (log: .local/sandbox.log)
+  {settings.sandbox_url}         CallFire, a phone and a mailbox, emulated: a page (log: .local/sandbox.log)
   http://127.0.0.1:{settings.forwarder_port}         the forwarder (log: .local/forwarder/{STACK}/forwarder.log)
+  http://127.0.0.1:{settings.admin_port}         its status page
 
 What to try next
   .venv/bin/python -m sandbox text --from 18185551212 --to 18186469991 "How are you?"

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +107,7 @@ def shoot(url: str, path: Path, width: int, height: int, *, dark: bool = False) 
         wait = WebDriverWait(driver, 10)
         wait.until(lambda found: found.find_element(By.ID, "live").text == "Live")
         driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
-        time.sleep(0.5)  # fades end
+        wait.until(lambda found: found.execute_script("return document.getAnimations().length") == 0)
         driver.save_screenshot(str(path))
     print(path, path.stat().st_size)
 

@@ -4,6 +4,7 @@ The versions in `versions/` are never changed once released: an outbox of any of
 `schema.py`, and a test compares the two.
 """
 
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -44,15 +45,29 @@ def upgrade(connection: sa.Connection) -> None:
         ) from error
 
 
-def check_version(connection: sa.Connection) -> None:
-    """Raise StartError unless the tables behind `connection` are there, and are this release's."""
-    if "alembic_version" not in sa.inspect(connection).get_table_names():
-        raise StartError("there is no outbox in this database yet: a forwarder makes it when it first starts")
-    if connection.scalar(sa.select(_VERSION)) != _head(_config(connection)):
-        raise StartError(
-            "the outbox is another release's: use that release's command line, or start this release's forwarder, "
-            "which brings it to its own version"
-        )
+class Version(Enum):
+    """Whose tables a database has."""
+
+    NONE = "none"
+    """There are none yet."""
+    EARLIER = "earlier"
+    """An earlier release's: `upgrade` brings them to this one's."""
+    CURRENT = "current"
+    """This release's."""
+    UNKNOWN = "unknown"
+    """A release's that is newer than this one."""
+
+
+def version(connection: sa.Connection) -> Version:
+    """Whose tables are behind `connection`; nothing is changed."""
+    tables = sa.inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        return Version.EARLIER if "text" in tables else Version.NONE
+    script = ScriptDirectory.from_config(_config(connection))
+    found = connection.scalar(sa.select(_VERSION))
+    if found == script.get_current_head():
+        return Version.CURRENT
+    return Version.EARLIER if found in {each.revision for each in script.walk_revisions()} else Version.UNKNOWN
 
 
 def _config(connection: sa.Connection) -> Config:

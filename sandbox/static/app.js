@@ -179,16 +179,17 @@ function renderEvent(event) {
   return h("li.note", {}, h("span.bubble", {}, text), note);
 }
 
-const numbers = () => ({ from: phone.from.value.trim(), to: phone.to.value.trim() });
+const account = () => find("account").value || undefined;
+const inward = () => ({ account: account(), from: phone.from.value.trim(), to: phone.to.value.trim() });
+const outward = () => ({ account: account(), from: phone.to.value.trim(), to: phone.from.value.trim(), inbound: false });
 
 async function sendText(inbound) {
-  const { from, to } = numbers();
   const message = phone.message.value;
   if (!message) {
     phone.message.focus();
     return say(inbound ? "Type a message first." : "Type what CallFire replies, then press Reply from CallFire.");
   }
-  await ask("POST", "/control/texts", inbound ? { from, to, message } : { from: to, to: from, message, inbound });
+  await ask("POST", "/control/texts", { ...(inbound ? inward() : outward()), message });
   phone.message.value = "";
   phone.message.focus();
 }
@@ -204,11 +205,22 @@ phone.from.addEventListener("input", drawPhone);
 phone.to.addEventListener("input", drawPhone);
 const happen = {
   reply: () => sendText(false),
-  call: () => ask("POST", "/control/calls", { ...numbers(), duration: 12 }),
-  campaign: () => ask("POST", "/control/campaigns", { change: "FINISHED" }),
+  call: () => ask("POST", "/control/calls", { ...inward(), duration: 12 }),
+  callBack: () => ask("POST", "/control/calls", { ...outward(), duration: 12 }),
 };
+const campaign = (change) => ask("POST", "/control/campaigns", { account: account(), change });
 for (const button of document.querySelectorAll("[data-event]")) {
-  button.addEventListener("click", attempt(() => happen[button.dataset.event]()));
+  button.addEventListener("click", attempt(() => (happen[button.dataset.event] ?? campaign)(button.dataset.event)));
+}
+
+/** Which account something happens to can be chosen where there are several. */
+function drawAccounts() {
+  const logins = state.accounts.map((found) => found.login);
+  find("account-choice").hidden = logins.length < 2;
+  if ([...find("account").options].map((option) => option.value).join("\n") === logins.join("\n")) return;
+  const chosen = find("account").value;
+  find("account").replaceChildren(...logins.map((login) => h("option", {}, login)));
+  find("account").value = logins.includes(chosen) ? chosen : logins[0];
 }
 
 // ---- Subscriptions ----
@@ -289,7 +301,7 @@ function renderPostback(postback) {
         h("button.quiet.small", { type: "button", onclick: attempt(() => ask("POST", `/control/postbacks/${postback.id}/resend`)) }, "Resend"),
         h("span.about", {}, `Postback ${postback.id}, ${took(postback.duration) || "not sent yet"}`)),
       postback.error ? h("p", {}, h("span.chip.bad", {}, "error"), ` ${postback.error}`) : "",
-      section("Request", `POST ${postback.endpoint}\n${headerLines(postback.request.headers)}\n\n${indent(postback.request.body)}`),
+      postback.request.body && section("Request", `POST ${postback.endpoint}\n${headerLines(postback.request.headers)}\n\n${indent(postback.request.body)}`),
       postback.answer.status === null ? "" : section("Answer", `${postback.answer.status}\n${headerLines(postback.answer.headers)}\n\n${postback.answer.body}`.trim()));
   }
   return h("li", {}, details);
@@ -454,7 +466,7 @@ const LISTS = {
   trouble: ["/control/trouble", "trouble"],
 };
 const DRAW = {
-  events: [drawPhone], postbacks: [drawPhone, drawPostbacks], subscriptions: [drawSubscriptions], accounts: [drawSubscriptions],
+  events: [drawPhone], postbacks: [drawPhone, drawPostbacks], subscriptions: [drawSubscriptions], accounts: [drawAccounts, drawSubscriptions],
   requests: [drawRequests], mails: [drawThreads], trouble: [drawTrouble],
 };
 

@@ -3,16 +3,20 @@
 import json
 import os
 import re
+import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiosmtpd.smtp import AuthResult
 from click.testing import CliRunner, Result
 
 from forwarder.commands import main
@@ -21,6 +25,7 @@ from tests.forwarder_kit import (
     MailSink,
     PostgreSQL,
     RunningForwarder,
+    Watcher,
     environment,
     http,
     mail_sink,
@@ -373,8 +378,27 @@ def test_the_verbs_look_after_postgresql_too(tmp_path: Path, sink: MailSink, pos
     with running(settings) as forwarder:
         forwarder.post(text_postback(1))
         forwarder.wait_for_log("delivery.dead")
+        while not answer(settings, "dead", "list")["dead"]:  # it is logged a moment before it is written down
+            pass
         assert answer(settings, "dead", "drop", "1") == {"dropped": 1}
         assert "ok     database: PostgreSQL" in run(settings, "check").stdout
+
+
+def test_another_releases_outbox_is_left_alone(tmp_path: Path, sink: MailSink) -> None:
+    """An earlier one is brought up by the next start, a newer one by nobody; the verbs change neither."""
+    settings = environment(tmp_path, sink.port)
+    shutil.copy(Path(__file__).parents[1] / "recorded" / "outbox-v1.db", tmp_path / "outbox.db")
+    assert "the outbox is an earlier release's" in run(settings, "status", status=1).stderr
+    assert "an earlier release's; the next start brings it to this one's" in run(settings, "check").stdout
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(delivery)")]
+    assert "queued_at" not in columns
+    with running(settings):
+        assert answer(settings, "status")["quarantined"] >= 0
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '999'")
+    assert "the outbox is a newer release's" in run(settings, "dead", "list", status=1).stderr
+    assert "a newer release has used the outbox" in run(settings, "check", status=1).stdout
 
 
 def test_a_tokens_use_is_known_after_a_restart(tmp_path: Path, sink: MailSink) -> None:
@@ -387,23 +411,18 @@ def test_a_tokens_use_is_known_after_a_restart(tmp_path: Path, sink: MailSink) -
         assert forwarder.get("/readyz").json["tokens"] == used[::-1]
 
 
-def test_the_public_port_speaks_tls_itself(tmp_path: Path, sink: MailSink) -> None:
+def test_the_public_port_speaks_tls_itself(tmp_path: Path, sink: MailSink, certificate: tuple[Path, Path]) -> None:
     """With a certificate and its key: verified by who knows it, refused below TLS 1.2, and no plain HTTP."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    settings = environment(tmp_path / "state", sink.port, tls_certificate=str(certificate), tls_key=str(key))
+    known, key = map(str, certificate)
+    settings = environment(tmp_path / "state", sink.port, tls_certificate=known, tls_key=key)
     with running(settings) as forwarder:
         assert forwarder.url.startswith("https://127.0.0.1:")
-        context = ssl.create_default_context(cafile=str(certificate))
+        context = ssl.create_default_context(cafile=known)
         request = urllib.request.Request(f"{forwarder.url}/postback/{TOKEN}", text_postback(1))
         with urllib.request.urlopen(request, context=context, timeout=20) as response:
             assert response.status == 200
         forwarder.wait_for_log("delivery.sent")
-        old = ssl.create_default_context(cafile=str(certificate))
+        old = ssl.create_default_context(cafile=known)
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
@@ -429,6 +448,55 @@ def test_a_database_that_goes_is_seen_everywhere_and_comes_back(tmp_path: Path, 
         assert forwarder.get("/readyz").status == 200
         assert forwarder.post(text_postback(1)).status == 200
         forwarder.wait_for_log("delivery.sent text_id=1")
+
+
+def test_a_heartbeat_is_heard_while_deliveries_flow(tmp_path: Path, sink: MailSink) -> None:
+    """At the start already, after the mail server has been asked; `/readyz` knows of that contact."""
+    watcher = Watcher()
+    try:
+        with running(environment(tmp_path, sink.port, heartbeat_url=watcher.url)) as forwarder:
+            assert watcher.heard.wait(20)
+            assert forwarder.get("/readyz").json["last_smtp_contact_at"] is not None
+            assert "secret-uuid" not in forwarder.log
+    finally:
+        watcher.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for this machine that nobody knows, and its key."""
+    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", file, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return file, key
+
+
+def test_check_logs_in_and_tells_why_it_could_not(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """A certificate nobody signed, a wrong password, and all well: three different sentences."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+
+    def authenticate(*arguments: Any) -> AuthResult:
+        return AuthResult(success=arguments[-1].password == b"right-secret", handled=False)
+
+    with mail_sink() as server:
+        server.smtp_options = {"tls_context": context, "authenticator": authenticate, "auth_required": True}
+        settings = environment(
+            tmp_path, server.port, smtp_security="starttls", smtp_username="user", smtp_password="wrong-secret"
+        )
+        said = run(settings, "check", status=1).output
+        assert "FORWARDER_SMTP_HOST must be a name in its certificate" in said
+        settings |= {"SSL_CERT_FILE": str(certificate[0])}
+        said = run(settings, "check", status=1).output
+        assert "535 5.7.8" in said
+        assert "check FORWARDER_SMTP_USERNAME and FORWARDER_SMTP_PASSWORD" in said
+        assert "secret" not in said
+        settings |= {"FORWARDER_SMTP_PASSWORD": "right-secret"}
+        assert "starttls, logged in as user" in run(settings, "check").output
+        assert "250 OK" in run(settings, "send-test").output
 
 
 def test_a_heartbeat_falls_silent_with_the_mail_server(tmp_path: Path) -> None:

@@ -119,7 +119,8 @@ def test_the_flow_is_shown_for_an_hour_a_day_or_a_week(page: webdriver.Chrome) -
     """A link each, and the one that is shown is marked."""
     for name, words in (("Hour", "last hour"), ("Week", "last 7 days"), ("Day", "last 24 h")):
         page.find_element(By.LINK_TEXT, name).click()
-        assert page.find_element(By.CSS_SELECTOR, "nav [aria-current=page]").text == name
+        shown = f"//nav/a[@aria-current='page'][.='{name}']"
+        WebDriverWait(page, 20, 0.05).until(lambda _, shown=shown: page.find_elements(By.XPATH, shown))
         assert f"Sent, {words}" in _said(page)
 
 
@@ -187,18 +188,24 @@ def test_the_page_is_locked_down(forwarder: RunningForwarder) -> None:
     assert "<script" not in forwarder.get("/").body.decode().replace("&lt;script", "")
 
 
+def _click(page: webdriver.Chrome, button: str, said: str) -> None:
+    """Click, and wait for the page that says what came of it."""
+    page.find_element(By.XPATH, button).click()
+    told = f"//*[@role='status'][contains(., '{said}')]"
+    WebDriverWait(page, 20, 0.05).until(lambda _: page.find_elements(By.XPATH, told))
+
+
 def test_a_click_sends_it_again(page: webdriver.Chrome, forwarder: RunningForwarder, sink: MailSink) -> None:
     """One by its button, all others by one for all; a postback that still cannot be read stays where it is."""
     sink.on_rcpt = lambda _: None
     before = len(sink.mails)
-    page.find_element(By.CSS_SELECTOR, "[aria-label='Replay text 2 to gone@example.com']").click()
-    assert "Queued again." in page.find_element(By.CSS_SELECTOR, "[role=status]").text
+    _click(page, "//button[@aria-label='Replay text 2 to gone@example.com']", "Queued again.")
     sink.wait_for(before + 1)
     assert (sink.mails[-1].text_id, sink.mails[-1].recipient) == (2, "gone@example.com")
-    page.find_element(By.XPATH, "//button[starts-with(., 'Replay all')]").click()
+    page.get(forwarder.admin_url)
+    _click(page, "//button[starts-with(., 'Replay all')]", "Queued again.")
     sink.wait_for(before + 3)
-    page.find_element(By.CSS_SELECTOR, "[aria-label='Replay postback 1']").click()
-    assert "It still cannot be read" in page.find_element(By.CSS_SELECTOR, "[role=status]").text
+    _click(page, "//button[@aria-label='Replay postback 1']", "It still cannot be read")
 
     def all_sent(_: object) -> bool:
         page.get(forwarder.admin_url)

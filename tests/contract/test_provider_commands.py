@@ -4,15 +4,17 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from provider.commands import main
+from provider.commands import AT_ONCE, main
 from sandbox import Sandbox
 from tests.pulumi_kit import ROOT, Done, Project, credentials
+from tests.trouble import Trouble, TroubledCallFire, When
 
 TOKEN = "fedcba9876543210"
 NOWHERE = {"PULUMI_BACKEND_URL": "file:///nonexistent"}
@@ -44,23 +46,23 @@ def ids(sandbox: Sandbox) -> list[str]:
     return [held["id"] for held in sandbox.subscriptions()]
 
 
-def test_list_says_which_is_whose(project: Project, foreign: list[str]) -> None:
+def test_list_says_which_is_whose(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
     """By stack and resource, for people and machines, without tokens unless asked."""
-    project.up(COUNT="1")
-    (held,) = project.ids()
+    (held, *more) = project.restore(sandbox)
     shown = project.command("list")
     lines = {line.split()[0]: line for line in shown.printed.splitlines()}
-    assert set(lines) == {"ID", held, *foreign}
-    assert "dev: texts-0" in lines[held]
+    assert set(lines) == {"ID", held, *more, *foreign}
+    assert any("dev: plain " in lines[id_] for id_ in (held, *more))
     assert "https://crm.example.com/…" in lines[foreign[1]]
     assert "to_number=18186469991" in lines[foreign[1]]
-    assert "4 subscriptions, 1 in local stacks, 3 nobody's." in shown.output
+    assert "8 subscriptions, 5 in local stacks, 3 nobody's." in shown.output
     assert TOKEN not in shown.output
 
     listed = {
         found["id"]: found for found in document(project.command("list", "--json", "--show-secrets"))["subscriptions"]
     }
-    assert (listed[held]["stack"], listed[held]["resource"]) == ("dev", "texts-0")
+    resources = {listed[id_]["resource"] for id_ in (held, *more) if listed[id_]["stack"] == "dev"}
+    assert resources == {"plain", "filtered", "from-a-dict", "mail", "plain-http"}
     assert (listed[foreign[2]]["stack"], listed[foreign[2]]["enabled"]) == (None, False)
     assert listed[foreign[1]]["endpoint"] == f"https://crm.example.com/{TOKEN}"
 
@@ -92,10 +94,9 @@ def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox,
     assert TOKEN not in code
     assert TOKEN not in project.checkpoint.read_text()
     project.write(code)
-    project.pulumi("preview", "--expect-no-changes")
+    project.pulumi("preview", "--expect-no-changes", "--refresh")
     assert sandbox.subscriptions() == before
     assert "in a stack already" in project.command("import", check=False).output
-    project.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
     project.pulumi("destroy", "--yes", "--skip-preview")
     assert sandbox.subscriptions() == []
 
@@ -112,27 +113,26 @@ def test_import_of_some(project: Project, foreign: list[str], pattern: str, chos
 
 def test_sweep_deletes_only_when_told(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
     """Without --yes it shows; what a stack holds and what other applications have stays unless asked for."""
-    project.up(COUNT="1")
-    (held,) = project.ids()
+    (held, *more) = project.restore(sandbox)
     dry = project.command("sweep", "--unowned")
     assert "1 would be deleted; say --yes" in dry.output
     assert foreign[0] in dry.printed
     assert TOKEN not in dry.output
-    assert ids(sandbox) == [*foreign, held]
+    assert ids(sandbox) == [*foreign, held, *more]
 
     done = project.command("sweep", "--unowned", "--yes")
     assert "1 deleted, 0 failed, 0 kept." in done.output
-    assert ids(sandbox) == [*foreign[1:], held]
+    assert ids(sandbox) == [*foreign[1:], held, *more]
 
     done = project.command("sweep", held, foreign[1], "99", "--yes")
-    assert f"{held} stays: dev: texts-0 holds it" in done.output
+    assert f"{held} stays: dev: " in done.output
     assert "99 is not on the account." in done.output
-    assert ids(sandbox) == [foreign[2], held]
+    assert ids(sandbox) == [foreign[2], held, *more]
 
     report = document(project.command("sweep", "--unowned", "--foreign", "--yes", "--json"))
     assert (report["deleted"], report["failed"]) == ([foreign[2]], {})
     project.command("sweep", held, "--in-stacks", "--yes")
-    assert ids(sandbox) == []
+    assert ids(sandbox) == more
 
 
 def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
@@ -145,6 +145,31 @@ def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreig
     assert "Whether a stack holds them is not known" in done.output
     assert TOKEN not in done.output
     assert len(ids(sandbox)) == 1
+
+
+def test_sweep_stops_when_it_is_interrupted(project: Project, sandbox: Sandbox) -> None:
+    """What is under way ends, nothing else is begun, and the summary says so."""
+    hooks = [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(50)]
+    sandbox.plant({"subscriptions": hooks})
+    with TroubledCallFire(sandbox) as callfire:
+        held = [callfire.strike("DeleteSubscription", When.BEFORE, Trouble.HOLD) for _ in range(AT_ONCE)]
+        with subprocess.Popen(
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", "sweep", "--endpoint", "https://old.", "--yes"],
+            cwd=project.folder,
+            env=project.environ | NOWHERE | credentials(sandbox, callfire.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            held[-1].wait()
+            process.send_signal(signal.SIGINT)
+            for strike in held:
+                strike.release()
+            summary, _ = process.communicate()
+    assert process.returncode == 1
+    deleted = int(summary.partition(" ")[0])
+    assert summary == f"{deleted} deleted, 0 failed, 0 kept, {50 - deleted} not begun because of Ctrl-C.\n"
+    assert len(ids(sandbox)) == 50 - deleted > 0
 
 
 @pytest.mark.parametrize(

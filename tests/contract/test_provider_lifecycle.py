@@ -56,6 +56,23 @@ def test_update_is_one_call_with_what_changed(sandbox: Sandbox, server: Provider
     assert server.diff(id_, outputs, news) == "same"
 
 
+@pytest.mark.parametrize("replaces_filter", [False, True])
+def test_an_update_of_a_filter_cures_whatever_callfire_does_with_it(
+    sandbox: Sandbox,
+    server: ProviderServer,
+    replaces_filter: bool,  # noqa: FBT001 - a value of the table
+) -> None:
+    """Whether an update's filter replaces the whole or changes its fields is unknown; both end as declared."""
+    sandbox.set_quirks(update_replaces_filter=replaces_filter)
+    id_, outputs = server.declare({**DECLARED, "filter": {"to_number": "18186469991", "from_number": "67076"}})
+    news = server.inputs({**DECLARED, "filter": {"to_number": "18186469992", "from_number": "67076"}})
+    assert server.diff(id_, outputs, news) == "update"
+    outputs = server.update(id_, outputs, news)
+    with serving(sandbox) as later:
+        assert later.read(id_, outputs)[:2] == (id_, outputs)
+    assert sandbox.subscriptions()[0]["filter"]["from_number"] == "67076"
+
+
 def test_taking_a_filter_field_away_replaces(server: ProviderServer) -> None:
     """Whether CallFire would clear it is unknown."""
     id_, outputs = server.declare(DECLARED)
@@ -198,3 +215,4 @@ def test_all_mistakes_are_reported_at_once(server: ProviderServer) -> None:
         "trigger_event",
     ]
     assert "0123456789abcdef" not in str(failures)
+    assert server.failing(wrong) == ["", "notification_format", "enabled", "", "", "trigger_event"]

@@ -99,16 +99,16 @@ def test_updates_and_deletes_are_repeated(
 
 def test_a_late_answer_is_a_time_out_and_the_create_is_found(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """The first try waits a third of the time limit."""
-    callfire.strike("CreateSubscription", When.AFTER, Trouble.LATE, seconds=4.0)
-    claim = account_at(callfire.url, sandbox, timeout=4.5).create(DECLARED, new_request_id())
+    callfire.strike("CreateSubscription", When.AFTER, Trouble.LATE, seconds=2.0)
+    claim = account_at(callfire.url, sandbox, timeout=3.0).create(DECLARED, new_request_id())
     assert [held["id"] for held in sandbox.subscriptions()] == [claim.id]
 
 
 def test_a_hanging_callfire_ends_in_a_time_out(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """Within the time limit, and the words say what to do."""
-    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0, times=9)
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0, times=3)
     with pytest.raises(TimedOut, match=r"did not answer in time.*callfire:timeout"):
-        account_at(callfire.url, sandbox, timeout=3.0).find("1")
+        account_at(callfire.url, sandbox, timeout=1.0).find("1")
 
 
 def test_an_unavailable_callfire_ends_in_words(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
@@ -130,6 +130,17 @@ def test_after_one_vain_repetition_the_others_try_once(sandbox: Sandbox, callfir
     assert len(callfire._strikes) == left - 1
     callfire.forget()
     assert account.find("3") is None
+
+
+def test_threads_that_wait_for_one_listing_share_its_failure(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """One after the other, each would wait for its own time-out."""
+    account = account_at(callfire.url, sandbox, timeout=1.0)
+    for _ in range(9):
+        callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.LATE, seconds=5.0)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(account.find, str(number)) for number in range(1, 5)]
+        assert {type(found.exception()) for found in asked} == {TimedOut}
+    assert len(callfire._strikes) >= 9 - 2
 
 
 def test_an_identical_one_is_adopted_and_aligned(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
@@ -210,6 +221,26 @@ def test_each_refusal_has_its_own_words(sandbox: Sandbox) -> None:
     wrong = Settings(sandbox.login, Secret("wrong"), sandbox.url)
     with pytest.raises(PasswordRefused, match=r"HTTP 401.*last `up`.*CALLFIRE_PASSWORD.*--run-program"):
         Account(lambda: CallFire(wrong), 1.0).find("1")
+
+
+def test_another_answer_is_not_taken_for_an_empty_account(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """A refresh would give up everything, and an `up` make it all again."""
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without its list of subscriptions"):
+        account_at(callfire.url, sandbox).find("1")
+    callfire.strike("CreateSubscription", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without the id"):
+        account_at(callfire.url, sandbox).create(DECLARED, new_request_id())
+    callfire.strike("GetSubscription", When.BEFORE, Trouble.OTHER_ANSWER)
+    with pytest.raises(UnexpectedAnswer, match="without subscription 7"):
+        account_at(callfire.url, sandbox).get("7")
+
+
+def test_a_certificate_authority_that_is_not_there_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of TLS, with the path."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+    with pytest.raises(TlsRefused, match=r"/nonexistent.*REQUESTS_CA_BUNDLE"):
+        account_at(sandbox.url.replace("http://", "https://"), sandbox, timeout=1.0).find("1")
 
 
 def test_no_connection_has_its_own_words(sandbox: Sandbox, free_port: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sandbox import Sandbox, http_server
 from sandbox.emulated import MAX_REQUEST
-from sandbox.http_server import MAX_CONNECTIONS, MAX_HEAD
+from sandbox.http_server import MAX_HEAD
 from sandbox.smtp_server import MAX_RECIPIENTS
 from tests.contract.sandbox_peers import DATA, SERVICE, SOAP_11, SOAP_12, fault_of, post_soap
 
@@ -142,21 +142,23 @@ def test_requests_are_not_taken_in_advance(sandbox: Sandbox) -> None:
     assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
 
 
-def test_connections_are_bounded_and_come_free_again(sandbox: Sandbox) -> None:
+def test_connections_are_bounded_and_come_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the most is dropped; the others live."""
-    with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(connect(sandbox)) for _ in range(MAX_CONNECTIONS + 20)]
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 10)
+    with Sandbox() as sandbox:
+        with contextlib.ExitStack() as stack:
+            many = [stack.enter_context(connect(sandbox)) for _ in range(15)]
+            deadline = time.monotonic() + 10
+            while len(alive := [connection for connection in many if not _dropped(connection)]) > 10:
+                assert time.monotonic() < deadline
+            alive[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert alive[0].recv(100).startswith(b"HTTP/1.1 200 ")
         deadline = time.monotonic() + 10
-        while len(alive := [connection for connection in many if not _dropped(connection)]) > MAX_CONNECTIONS:
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
+                break
             assert time.monotonic() < deadline
-        alive[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert alive[0].recv(100).startswith(b"HTTP/1.1 200 ")
-    deadline = time.monotonic() + 10
-    while True:
-        with contextlib.suppress(requests.ConnectionError):
-            assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
-            break
-        assert time.monotonic() < deadline
 
 
 def _dropped(connection: socket.socket) -> bool:
@@ -182,6 +184,32 @@ def test_a_client_that_takes_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch
         connection.sendall(sent)
         assert ended(connection)
         assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
+
+
+def test_who_has_gone_away_is_waited_for_no_longer(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """In the middle of a body, of a wait, of a stream or of a call that hangs; and it is no error of the sandbox."""
+    sandbox.trouble("soap-hang")
+    head = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\nx"
+    for request in (
+        b"POST /control/texts HTTP/1.1\r\n" + head % 50,
+        b"POST /api/1.1/soap12/subscription HTTP/1.1\r\n" + head % 50,
+        b"POST /api/1.1/soap12/subscription HTTP/1.1\r\n" + head % 1,
+        b"GET /mailbox/messages/wait?timeout=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /control/changes HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    ):
+        with connect(sandbox) as connection:
+            connection.sendall(request)
+            assert requests.get(f"{sandbox.url}/healthz", timeout=10).ok
+    deadline = time.monotonic() + 10
+    while not sandbox.request_log() or any(_interested(sandbox)):
+        assert time.monotonic() < deadline
+    assert [call["trouble"] for call in sandbox.request_log()] == ["soap-hang"]
+    assert caplog.records == []
+
+
+def _interested(sandbox: Sandbox) -> tuple[int, int]:
+    """How many wait for something and how many listen to changes."""
+    return sandbox._do(lambda simulation: (len(simulation.feed._waiters), len(simulation.feed._listeners)))
 
 
 # The control API

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from sandbox import Sandbox, WaitTimeoutError
+from sandbox import Sandbox, WaitTimeoutError, postbacks
+from sandbox.accounts import MAX_SUBSCRIPTIONS
 from sandbox.errors import BusyError, NotFoundError
-from sandbox.postbacks import MAX_ANSWER, MAX_SENDING, MAX_WAITING
+from sandbox.postbacks import MAX_ANSWER, MAX_SENDING
 from sandbox.pytest_plugin import PostbackEndpoint
 from tests.contract.sandbox_peers import INBOUND_TEXT
 
@@ -118,13 +119,18 @@ def test_no_more_than_so_many_are_under_way(sandbox: Sandbox, hanging: str) -> N
     assert states.count("waiting") == 50
 
 
-def test_too_many_waiting_postbacks_are_refused_at_the_event(sandbox: Sandbox, hanging: str) -> None:
+def test_too_many_waiting_postbacks_are_refused_at_the_event(
+    sandbox: Sandbox, hanging: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is recorded then, and the error says what to do."""
-    sandbox.plant({"subscriptions": [{"endpoint": hanging, "trigger_event": INBOUND_TEXT}] * 10_000})
-    for number in range(MAX_WAITING // 10_000):
+    assert postbacks.MAX_WAITING > MAX_SUBSCRIPTIONS, "an event for every subscription of an account must fit"
+    monkeypatch.setattr(postbacks, "MAX_WAITING", 50)
+    sandbox.plant({"subscriptions": [{"endpoint": hanging, "trigger_event": INBOUND_TEXT}] * 20})
+    for number in range(3):  # of the first, all are under way
         sandbox.send_text(f"number {number}")
-    with pytest.raises(BusyError, match="try again when the endpoints have caught up"):
+    with pytest.raises(BusyError, match="40 postbacks wait to be sent; try again when the endpoints have caught up"):
         sandbox.send_text("one more")
+    assert len(sandbox.postbacks()) == 60
     sandbox.reset()
     assert sandbox.send_text("after a reset")["postbacks"] == []
 

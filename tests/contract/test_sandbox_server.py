@@ -113,8 +113,8 @@ def test_who_waits_while_a_sandbox_stops_is_told() -> None:
             waiting.result(timeout=10)
 
 
-def test_stopping_ends_what_is_under_way() -> None:
-    """A hanging call, an open stream of changes and an idle mail connection do not hold it up."""
+def test_stopping_ends_what_is_under_way(caplog: pytest.LogCaptureFixture) -> None:
+    """A hanging call, a wait, an open stream of changes and an idle mail connection do not hold it up."""
     sandbox = Sandbox().start()
     sandbox.trouble("soap-hang")
     with (
@@ -124,13 +124,18 @@ def test_stopping_ends_what_is_under_way() -> None:
     ):
         assert next(changes.iter_lines()) == b"retry: 500"
         assert mail.recv(100).startswith(b"220 ")
+        waiting = pool.submit(requests.get, f"{sandbox.url}/mailbox/messages/wait?timeout=60", timeout=10)
         hanging = pool.submit(post_soap, sandbox, "<svc:QuerySubscriptions/>")
         while not sandbox._do(lambda simulation: any(rule.struck for rule in simulation.troubles)):
+            pass
+        while not sandbox._do(lambda simulation: simulation.feed._waiters):
             pass
         sandbox.stop()
         with pytest.raises(requests.ConnectionError):
             hanging.result(timeout=10)
+        assert waiting.result(timeout=10).json() == {"error": "the sandbox has stopped"}
         assert mail.recv(100) == b""
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 def test_a_reset_brings_the_beginning_back() -> None:
@@ -138,8 +143,7 @@ def test_a_reset_brings_the_beginning_back() -> None:
     with Sandbox(seed="demo") as sandbox:
 
         def events() -> Any:
-            found = requests.get(f"{sandbox.url}/control/events", timeout=10).json()["events"]
-            return [{name: value for name, value in event.items() if name != "record_id"} for event in found]
+            return [{name: value for name, value in event.items() if name != "record_id"} for event in sandbox.events()]
 
         beginning = events()
         assert [text["id"] for text in beginning] == ["1001", "1002", "1003", "1004", "1005"]

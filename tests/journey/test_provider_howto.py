@@ -1,5 +1,6 @@
 """The how-tos, typed as they stand: every program that they show, and every command."""
 
+import json
 import re
 from pathlib import Path
 
@@ -21,8 +22,13 @@ def page(name: str) -> Path:
 
 
 def test_every_program_of_the_handbook_works(project: Project, sandbox: Sandbox) -> None:
-    """All of them in one stack, after the commands of `subscribe`; then nothing is left to do, and all can go."""
-    there = sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event="INBOUND_TEXT_FINISHED")
+    """All of them in one stack, after the commands of `subscribe`; and all can go, but what was only read."""
+    there = sandbox.create_subscription(
+        endpoint="https://texts.example.com/fedcba9876543210",
+        trigger_event="INBOUND_CALL_FINISHED",
+        filter={"to_number": "18185550199"},
+        enabled=False,
+    )
     for name in ("CALLFIRE_LOGIN", "CALLFIRE_PASSWORD"):
         del project.environ[name]
     values = {"login": sandbox.login, "password": sandbox.password, "endpoint": ENDPOINT}
@@ -39,9 +45,12 @@ def test_every_program_of_the_handbook_works(project: Project, sandbox: Sandbox)
         assert "0123456789abcdef" not in project.shell(line)
     assert {held["id"] for held in sandbox.subscriptions()} == set(project.ids())
     assert len(project.ids()) == 1 + len(("texts", "every-text", "to 1", "to 2", "calls", "to 3, only here", "office"))
-    project.pulumi("preview", "--expect-no-changes")
+    outputs = json.loads(project.pulumi("stack", "output", "--json").output)
+    assert (outputs["event"], outputs["enabled"], outputs["ours"]) == ("INBOUND_CALL_FINISHED", False, [there["id"]])
+    for secret in (ENDPOINT, there["endpoint"], sandbox.password):
+        assert secret not in project.checkpoint.read_text()
     project.pulumi("destroy", "--yes", "--skip-preview")
-    assert [held["id"] for held in sandbox.subscriptions()] == [there["id"]]
+    assert sandbox.subscriptions() == [there]
 
 
 def test_the_commands_of_importing_are_those_that_import_prints(project: Project, sandbox: Sandbox) -> None:

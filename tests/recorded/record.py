@@ -12,6 +12,9 @@ from pathlib import Path
 from sandbox import Sandbox
 from tests.pulumi_kit import Project, credentials
 
+FIRST_ID = 700_001
+"""Ids of a recording are others than those that tests are given."""
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
@@ -23,6 +26,7 @@ def record(version: str) -> None:
     )
     with Sandbox() as sandbox, tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder), Path(asked.stdout.splitlines()[-1]), credentials(sandbox))
+        sandbox.plant({"ids": {"subscription": FIRST_ID}})
         project.write((HERE / "program.py").read_text())
         project.up()
         account = [

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -19,36 +18,7 @@ from forwarder.ledger import Totals
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Turn
 from forwarder.schema import State
 from forwarder.smtp import Envelope, Reply
-from tests.forwarder_kit import PostgreSQL, inbound, open_outbox, posting
-
-
-class Watcher:
-    """A real HTTP server that counts what is fetched, and answers with `status`."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.status = 200
-        watcher = self
-
-        class _Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                watcher.paths.append(self.path)
-                self.send_response(watcher.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/ping/secret-uuid"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+from tests.forwarder_kit import PostgreSQL, Watcher, inbound, open_outbox, posting
 
 
 @pytest.fixture
@@ -197,6 +167,33 @@ def test_an_alert_that_cannot_be_sent_is_no_reason_for_another(url: str, caplog:
         assert "alert.not_sent" in caplog.text
     operator.answer = Reply(250, "OK")
     assert (operator.tell(), operator.tell()) == (1, 0)
+    outbox.close()
+
+
+def test_what_a_forwarder_dies_with_is_told_by_the_next(url: str) -> None:
+    """Killed between looking and sending, or stopped while it sends: nothing is taken for told."""
+    now = [time.time()]
+    outbox = open_outbox(url, clock=lambda: now[0])
+    _die(outbox, 1)
+    assert Notices(outbox).claim() is not None
+    assert Operator(outbox).tell() == 0
+    now[0] += PAUSE_SECONDS
+    never = asyncio.Event()
+
+    async def hang(_: Envelope) -> Reply:
+        never.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def stop_while_sending() -> None:
+        mail = OperatorMail(Notices(outbox), "texts@example.com", ["ops@example.com"], hang, "http://x/")
+        telling = asyncio.create_task(mail.tell())
+        await never.wait()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+    asyncio.run(stop_while_sending())
+    assert Operator(outbox).tell() == 1
     outbox.close()
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from forwarder.commands import main
 from forwarder.contacts import read_contacts
 from forwarder.routes import Routes, _Default, _Entry, read_routes
-from forwarder.settings import Settings
+from forwarder.settings import Settings, load_settings
 from forwarder.templates import FIELDS
 from tests.forwarder_kit import environment
 
@@ -42,6 +42,17 @@ def test_the_settings_table_is_the_settings_class() -> None:
     """Every setting with its default and its sentence, and none that is not there."""
     found = [line for line in HANDBOOK.splitlines() if line.startswith("| `FORWARDER_")]
     assert sorted(found) == sorted(settings_table())
+
+
+def test_the_example_of_a_file_is_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the secrets beside it, it is enough to start."""
+    file = tmp_path / "forwarder.toml"
+    file.write_text(re.findall(r"```toml\n(.*?)```", HANDBOOK, re.DOTALL)[0], encoding="utf-8")
+    secret = {"FORWARDER_TOKENS": "0123456789abcdef", "FORWARDER_SMTP_PASSWORD": "password"}
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    found = load_settings(secret | {"FORWARDER_CONFIG": str(file)})
+    assert (found.port, found.mail_to) == (8710, ("office@example.com", "ann@example.com"))
 
 
 def test_the_field_table_is_what_templates_can_use() -> None:

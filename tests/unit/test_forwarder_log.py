@@ -1,12 +1,14 @@
 """Log lines: one per event, for people or for machines, from the same call."""
 
+import asyncio
+import io
 import json
 import logging
 from typing import Any
 
 import pytest
 
-from forwarder.log import JsonLines, TextLines
+from forwarder.log import JsonLines, Lines, TextLines
 
 
 def _record(message: str, *args: object, name: str = "forwarder.sender", error: bool = False) -> logging.LogRecord:
@@ -53,3 +55,32 @@ def test_an_event_is_one_line() -> None:
     line = JsonLines().format(_record("sender.failed", error=True))
     assert len(line.splitlines()) == 1
     assert "ValueError: invalid literal" in json.loads(line)["traceback"]
+
+
+def test_what_is_logged_in_one_turn_of_the_loop_is_written_at_once() -> None:
+    """A write for each line would cost more than the line; an error is written when it happens, with all before it."""
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    handler = Lines(Stream())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+
+    async def main() -> None:
+        handler.handle(_record("one"))
+        handler.handle(_record("two"))
+        assert written == []
+        await asyncio.sleep(0)
+        assert written == ["one\ntwo\n"]
+        handler.handle(_record("three"))
+        record = _record("four")
+        record.levelno = logging.ERROR
+        handler.handle(record)
+        assert written[1:] == ["three\nfour\n"]
+
+    asyncio.run(main())
+    handler.handle(_record("outside a loop"))
+    assert written[2:] == ["outside a loop\n"]

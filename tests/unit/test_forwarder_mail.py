@@ -1,4 +1,4 @@
-"""The mail, byte by byte: what stands in it, that the standard library reads it so, and that nothing gets into a header."""
+"""The mail, byte by byte: what stands in it, that the standard library agrees, that nothing gets into a header."""
 
 from email import message_from_bytes, policy
 from email.message import EmailMessage

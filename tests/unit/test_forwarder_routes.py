@@ -1,15 +1,20 @@
 """Routes: which text takes which, what a route inherits, and every mistake of a file at once."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forwarder.contacts import Contacts
 from forwarder.letters import Letters
 from forwarder.mail import Letterhead
+from forwarder.numbers import to_e164
 from forwarder.outbox import Delivery
-from forwarder.routes import Routes, read_routes
+from forwarder.routes import Recipients, Route, Routes, read_routes
+from forwarder.templates import compile_template
 from tests.forwarder_kit import Mail, inbound
 
 
@@ -148,6 +153,33 @@ def test_nothing_in_a_text_becomes_a_header(tmp_path: Path, field: str) -> None:
         mail = _mail(routes, **{"message": "x", field: evil})
         assert mail.parsed["Bcc"] is None
         assert not [line for line in mail.content.split(b"\r\n\r\n")[0].split(b"\n") if line.startswith(b"Bcc")]
+
+
+HEADERS = {
+    "From", "To", "Cc", "Subject", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted", "MIME-Version",
+    "X-CallFire-Text-Id", "X-CallFire-Subscription-Id", "Content-Type", "Content-Transfer-Encoding",
+}  # fmt: skip
+ANYTHING = st.text(max_size=80) | st.lists(
+    st.sampled_from(["\r\n", "\n", "Bcc: e@example.com", ".", " ", "=?utf-8?q?x?=", "\x00", "a"])
+).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(message=ANYTHING, from_number=ANYTHING, to_number=ANYTHING, subscription_id=ANYTHING, name=ANYTHING)
+def test_whatever_is_written_the_mail_has_the_headers_it_should(name: str, **fields: str) -> None:
+    """Any text in any field and in the contacts' name, through a template into subject and body."""
+    source = "{{ message }}{{ from_name }}{{ to_number }}{{ subscription_id }}"
+    recipients = Recipients(("office@example.com",), ("copy@example.com",))
+    route = Route("default", (), recipients, compile_template(source), compile_template(f"\n{source}"))
+    contacts = Contacts({to_e164(fields["from_number"]): name}) if name else Contacts()
+    letters = Letters(Letterhead("texts@example.com", b"key"), Routes((route,)), contacts)
+    text = inbound(7, **fields)
+    mail = letters.write(Delivery(text, "default", "office@example.com", 0, 0.0, 0.0))
+    head, _, _ = mail.content.partition(b"\r\n\r\n")
+    names = {line.partition(b":")[0].decode() for line in head.split(b"\r\n") if not line.startswith((b" ", b"\t"))}
+    assert names == HEADERS
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", head)
+    assert max(map(len, mail.content.split(b"\r\n"))) <= 998
 
 
 def test_many_recipients_make_no_long_line(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from aiosmtpd.smtp import SMTP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.commits import RETRY_SECONDS
+from forwarder.commits import BUSY, RETRY_SECONDS
 from forwarder.errors import Unavailable
-from forwarder.outbox import Delivery, Outbox, Outcome, Turn
-from forwarder.schema import deliveries, quarantine
-from forwarder.sender import IN_HAND, MOST_IN_HAND, Backoff, Queue
-from forwarder.smtp import Envelope
+from forwarder.outbox import Delivery, Outbox, Outcome, Result, Turn
+from forwarder.schema import State, deliveries, quarantine
+from forwarder.sender import IN_HAND, MOST_IN_HAND, Backoff, Queue, Sender
+from forwarder.smtp import Envelope, MailServer, Security
 from tests.forwarder_kit import Engine, Mail, MailSink, engine, inbound, mail_sink, open_outbox, posting, states
 
 OFFICE = "office@example.com"
@@ -131,7 +131,7 @@ def test_a_hang_holds_up_nothing_but_its_connection(outbox: Outbox, sink: MailSi
         others.set()
         await running.until(_all(outbox, "sent"))
 
-    _run(outbox, sink, use, timeout=0.5)
+    _run(outbox, sink, use, patience=0.5)
     assert {count for key, count in sink.times().items() if key[0] != 1} == {1}
 
 
@@ -364,6 +364,72 @@ def test_what_others_have_taken_over_is_not_sent(outbox: Outbox, sink: MailSink)
 
     _run(outbox, sink, use)
     assert {n for n, _ in sink.times()} == {1, 2, 4}
+
+
+def test_a_rush_of_postbacks_leaves_one_connection_at_work(outbox: Outbox, sink: MailSink) -> None:
+    """A postback may come only once and a mail can wait; but mails never stop, and afterwards all connections work."""
+    release = threading.Event()
+    under_way = 0
+
+    def on_data(_mail: Mail, _server: SMTP) -> str | None:
+        nonlocal under_way
+        under_way += 1
+        release.wait(20)
+        return None
+
+    sink.on_data = on_data
+
+    async def use(running: Engine) -> None:
+        rush = (posting(inbound(n, from_number=str(n))) for n in range(1, 2 * BUSY + 1))
+        await asyncio.gather(*(running.commits.store(each) for each in rush))
+        running.sender.make_way(busy=True)
+        await running.until(lambda: under_way >= 1)
+        release.set()
+        await running.until(lambda: len(sink.mails) >= BUSY)
+        running.sender.make_way(busy=False)
+        await running.until(_all(outbox, "sent"))
+
+    _run(outbox, sink, use)
+    assert set(sink.times().values()) == {1}
+
+
+def test_only_one_connection_begins_while_making_way(sink: MailSink) -> None:
+    """The others wait until the rush is over."""
+    release = threading.Event()
+    under_way: set[int] = set()
+
+    def on_data(mail: Mail, _server: SMTP) -> str | None:
+        under_way.add(mail.text_id)
+        release.wait(20)
+        return None
+
+    def compose(delivery: Delivery) -> Envelope:
+        return Envelope("texts@example.com", OFFICE, b"X-CallFire-Text-Id: %d\r\n\r\n" % delivery.text.id)
+
+    sink.on_data = on_data
+    done: list[Result] = []
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.005)
+
+    async def main() -> None:
+        server = MailServer("127.0.0.1", sink.port, Security.NONE)
+        sender = Sender(server, None, compose, done.append, lambda: None)
+        sender.make_way(busy=True)
+        sender.start()
+        sender.take([Delivery(inbound(n, from_number=str(n)), "default", OFFICE, 0, 1.0, 1.0) for n in range(1, 9)])
+        await until(lambda: len(under_way) == 1)
+        assert sink.connections == 1
+        sender.make_way(busy=False)
+        await until(lambda: len(under_way) == 4)
+        release.set()
+        await until(lambda: len(done) == 8)
+        await sender.stop(2.0)
+
+    asyncio.run(main())
+    assert {result.state for result in done} == {State.SENT}
 
 
 def test_after_a_stop_nothing_is_taken(outbox: Outbox, sink: MailSink) -> None:

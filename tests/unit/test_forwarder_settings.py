@@ -68,6 +68,37 @@ def test_the_environment_wins_over_credentials_and_they_over_the_file(load: Load
     assert found.mail_to == ("a@example.com", "b@example.com")
 
 
+def test_a_credential_of_a_setting_that_names_a_file_is_the_file(load: Load, tmp_path: Path) -> None:
+    """Where others take a path, a credential is the routes, the certificate or the key itself."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "FORWARDER_ROUTES").write_text('[default]\nto = "credential@example.com"\n')
+    found = load(("mail_to",), credentials_directory=str(credentials))
+    assert found.all_routes.ordered[-1].recipients.everyone == ("credential@example.com",)
+
+
+def test_a_key_instead_of_its_files_name_is_not_repeated(load: Load) -> None:
+    """Whoever pastes a key into the environment must not find it in the log."""
+    key = "-----BEGIN PRIVATE KEY-----\nhidden\n-----END PRIVATE KEY-----"
+    said = load.problems(tls_certificate="x" * 5000, tls_key=key, routes=key, contacts=key)
+    assert sorted(said) == [
+        f"FORWARDER_{name}: is not the name of a file; write the content into a file and name that"
+        for name in ("CONTACTS", "ROUTES", "TLS_CERTIFICATE", "TLS_KEY")
+    ]
+
+
+def test_a_credential_that_no_setting_has_is_an_error(load: Load, tmp_path: Path) -> None:
+    """A slip in its name is not a password that is missing; what belongs to others is left alone."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "FORWARDER_SMTP_PASWORD").write_text("hidden")
+    (credentials / "tls.key").write_text("hidden")
+    assert load.problems(credentials_directory=str(credentials)) == [
+        f"FORWARDER_SMTP_PASWORD in {credentials}: no such setting; did you mean FORWARDER_SMTP_PASSWORD?"
+    ]
+    assert load(credentials_directory=str(tmp_path / "none")).smtp_password is None
+
+
 def test_every_mistake_is_told_at_once_with_those_of_the_files(load: Load, tmp_path: Path) -> None:
     """Settings, routes and contacts, each with what would be right."""
     (tmp_path / "routes.toml").write_text('[default]\nto = "nobody"\n')

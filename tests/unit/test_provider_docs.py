@@ -60,7 +60,7 @@ def test_settings() -> None:
 
 def test_results_of_the_functions() -> None:
     """Every field is named."""
-    sentence = TEXT.split("`SubscriptionResult` objects:", 1)[1].split(".\n", 1)[0]
+    sentence = re.split(r"\.\s", TEXT.split("`SubscriptionResult` objects:", 1)[1])[0]
     assert re.findall(r"`(\w+)`", sentence) == [field.name for field in fields(SubscriptionResult)]
 
 

@@ -81,6 +81,7 @@ valid = st.fixed_dictionaries(
 
 
 @given(valid)
+@settings(deadline=None)
 def test_check_is_idempotent(arguments: dict[str, Any]) -> None:
     """The canonical form of a canonical form is itself."""
     once = check(arguments, "1.1")
@@ -93,6 +94,7 @@ def test_check_is_idempotent(arguments: dict[str, Any]) -> None:
 
 
 @given(valid)
+@settings(deadline=None)
 def test_the_canonical_form_is_no_difference(arguments: dict[str, Any]) -> None:
     """Nor is what CallFire would hold after the create."""
     once = check(arguments, "1.1")
@@ -102,6 +104,7 @@ def test_the_canonical_form_is_no_difference(arguments: dict[str, Any]) -> None:
 
 
 @given(valid, valid)
+@settings(deadline=None)
 def test_an_update_cures_every_difference_but_a_replacement(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Never a difference that an `up` does not cure."""
     olds, news = check(before, "1.1"), check(after, "1.1")
