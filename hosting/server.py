@@ -94,7 +94,12 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         accepted = accepted_tokens(olds, news)
         finish(bring_up(news, accepted))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
-            finish(clear(host, olds))
+            try:
+                finish(clear(host, olds))
+            except UnreachableError:  # most likely the reason why it is no longer listed
+                reporter(host, olds)(
+                    "does not answer, so what is on it was left; its texts are mailed if it comes back"
+                )
         return dynamic.UpdateResult(outputs(news, accepted))
 
     def delete(self, _id: str, props: Properties) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from hosting.on_server.places import FailedError, Places, discard, run, say, write
 
 KEPT = 3
-TABLES = r"/phonenumbers/\w*data/"
+NEVER_LOADED = r"/(phonenumbers/\w*data|pygments/(lexers|styles)|sqlalchemy/(testing|dialects/(mssql|mysql|oracle)))/"
 
 
 def install(request: dict[str, Any], places: Places, sent: Path) -> None:
@@ -60,9 +60,10 @@ def fill(folder: Path, request: dict[str, Any], places: Places) -> None:
     python = str(folder / "bin" / "python")
     command = [python, f"{pip}/pip", "install", *words, "-r", str(folder / "requirements.txt")]
     run(*command, seconds=300, environment=environment)
-    # The service can't write beside its code, so what Python would keep there is made now; but not for the tables of
-    # every country's numbers, of which it reads a few and which are most of the work.
-    run(python, "-m", "compileall", "-q", "-j", "0", "-x", TABLES, str(folder / "lib"), seconds=120)
+    # The service can't write beside its code, so what Python would keep there is made now; but not for what it loads
+    # never or hardly, such as the tables of every country's numbers, which would be most of the work.
+    code = (folder / "lib").glob("python*/site-packages/forwarder") if twin else [folder / "lib"]
+    run(python, "-m", "compileall", "-q", "-j", "0", "-x", NEVER_LOADED, *map(str, code), seconds=120)
 
 
 def split(requirements: str) -> tuple[str, str]:
