@@ -320,7 +320,7 @@ def test_a_backup_is_taken_and_restored_as_the_handbook_says(
     assert post(machine, 8) == 200
     asked = machine.call("ssh", "python3 -", stdin=TEXTS)
     assert asked.split() == ["6", "8"]
-    machine.run("rm /root/outbox-copy.db")
+    machine.run("rm /var/backups/outbox-copy.db")
 
 
 def test_three_releases_are_kept(machine: Machine, created: Properties, props: Properties) -> None:

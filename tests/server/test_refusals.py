@@ -93,7 +93,7 @@ def test_a_user_without_sudo(props: Properties, machine: Machine) -> None:
     """One who is not in sudoers, and one who would be asked for a password."""
     machine.run(
         "useradd -m -s /bin/bash plain && install -d -o plain -m 700 /home/plain/.ssh"
-        " && install -o plain -m 600 /root/.ssh/authorized_keys /home/plain/.ssh/authorized_keys"
+        " && install -o plain -m 600 ~root/.ssh/authorized_keys /home/plain/.ssh/authorized_keys"
     )
     said = refused(with_access(props, user="plain"))
     assert "plain may not use sudo without a password" in said
