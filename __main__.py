@@ -5,25 +5,12 @@ config ─▶ forwarder, healthy at URL/postback/TOKEN ─▶ one Subscription p
 
 import pulumi
 
-from hosting import ExternalForwarder, LocalForwarder, PostbackToken
 from provider import Subscription, SubscriptionFilterArgs
+from stacks.placement import place_forwarder
 from stacks.settings import StackSettings
 
 settings = StackSettings.load(pulumi.Config())
-
-if settings.endpoint is not None:
-    forwarder: ExternalForwarder | LocalForwarder = ExternalForwarder(settings.endpoint)
-else:
-    token = PostbackToken("postback-token")
-    forwarder = LocalForwarder(
-        "forwarder",
-        state_dir=f".local/forwarder/{pulumi.get_stack()}",
-        token=token.value,
-        port=settings.forwarder_port,
-        settings=settings.forwarder(),
-        secrets=settings.forwarder_secrets(),
-    )
-    pulumi.export("forwarder", forwarder.url)
+forwarder = place_forwarder(settings, pulumi.get_stack())
 
 subscriptions = [
     Subscription(

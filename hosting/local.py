@@ -3,15 +3,14 @@
 The import path of `LocalForwarderProvider` is part of every stack's state and must never change.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pulumi
 from pulumi import dynamic
 
-from hosting import process
+from hosting import process, release
 from hosting.errors import HostingError, NotHealthyError, show_errors_without_traceback
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -100,19 +99,16 @@ def folder(props: Mapping[str, Any]) -> Path:
     return PROJECT / str(props["state_dir"])
 
 
-def release() -> str:
-    """Return a fingerprint of the forwarder's code and of the pinned libraries that it runs on."""
-    digest = hashlib.sha256((PROJECT / "requirements-forwarder.txt").read_bytes())
-    for source in sorted((PROJECT / "forwarder").rglob("*")):
-        if source.is_file() and source.suffix != ".pyc":
-            digest.update(source.relative_to(PROJECT).as_posix().encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()[:12]
+def joined(tokens: Sequence[pulumi.Input[str]]) -> pulumi.Input[str]:
+    """Return tokens as the forwarder takes them: the current one first."""
+    return tokens[0] if len(tokens) == 1 else pulumi.Output.all(*tokens).apply(",".join)
 
 
 class LocalForwarder(dynamic.Resource, module="hosting", name="LocalForwarder"):
     """A forwarder on this machine, as a process that outlives `pulumi up`.
 
     Its settings are the environment variables of `docs/forwarder.md`; those given as `secrets` are secret in the state.
+    `tokens` are the current postback token and, for a while, the former one.
     The state folder (relative to the project) holds outbox and log, and stays when the forwarder goes.
     """
 
@@ -124,23 +120,25 @@ class LocalForwarder(dynamic.Resource, module="hosting", name="LocalForwarder"):
         name: str,
         *,
         state_dir: str,
-        token: pulumi.Input[str],
+        tokens: Sequence[pulumi.Input[str]],
         host: str = "127.0.0.1",
         port: int,
         settings: Mapping[str, pulumi.Input[str]],
         secrets: Mapping[str, pulumi.Input[str]],
+        files: Mapping[str, Path] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         props = {
             "state_dir": state_dir,
             "settings": {
                 **settings,
+                **{name: str(path) for name, path in (files or {}).items()},
                 "FORWARDER_HOST": host,
                 "FORWARDER_PORT": str(port),
                 "FORWARDER_STATE_DIR": str(PROJECT / state_dir),
             },
-            "secrets": pulumi.Output.secret({**secrets, "FORWARDER_TOKENS": token}),
-            "release": release(),
+            "secrets": pulumi.Output.secret({**secrets, "FORWARDER_TOKENS": joined(tokens)}),
+            "release": release.fingerprint(*(files or {}).values()),
             "running": True,
             "pid": None,
             "started": None,
@@ -148,7 +146,7 @@ class LocalForwarder(dynamic.Resource, module="hosting", name="LocalForwarder"):
         secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets"])
         super().__init__(LocalForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
         self.url = f"http://{host}:{port}"
-        token = pulumi.Output.secret(token)
+        token = pulumi.Output.secret(tokens[0])
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
         self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.pid, token).apply(
             lambda both: f"{self.url}/postback/{both[1]}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pulumi
@@ -18,6 +19,9 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from hosting.server import listen_stream
+from hosting.ssh import Access
+
 
 def address(value: str) -> str:
     """Return `value` when it can be an email address."""
@@ -33,10 +37,45 @@ def secret(value: object) -> object:
     return value
 
 
+def several(value: object) -> object:
+    """Return what stands between the commas of `value`."""
+    return [part.strip() for part in str(value or "").split(",") if part.strip()]
+
+
+def project_file(value: str) -> str:
+    """Return `value` when it names a file that can be read; it is relative to the project."""
+    if value and not (PROJECT / value).is_file():
+        raise ValueError(f"there is no file {PROJECT / value}")
+    return value
+
+
+def host_key(value: str) -> str:
+    """Return `value` when it is a line of known_hosts."""
+    if len(value.split()) < 3:  # noqa: PLR2004 - host, kind, key
+        raise ValueError("it is no line as `ssh-keyscan` prints it: HOST KIND KEY")
+    return value
+
+
+def public_url(value: str) -> str:
+    """Return `value` when it is an address without a path."""
+    if value and not re.fullmatch(r"https?://[^/\s]+", value):
+        raise ValueError(f"`{value}` is no address such as https://texts.example.com")
+    return value
+
+
+PROJECT = Path(__file__).resolve().parent.parent
 Address = Annotated[str, AfterValidator(address)]
+Words = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(several)]
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(several)]
 Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-SECRETS = ("endpoint", "smtp_password")
+ProjectFile = Annotated[str, AfterValidator(project_file)]
+SECRETS = ("endpoint", "smtp_password", "server_key", "database_url", "heartbeat_url")
+NEEDED = {
+    "local": ("mail_from", "smtp_host"),
+    "server": ("mail_from", "smtp_host", "server_hosts"),
+    "external": ("endpoint",),
+}
 
 
 class StackSettings(BaseModel):
@@ -46,11 +85,11 @@ class StackSettings(BaseModel):
         frozen=True, alias_generator=to_camel, arbitrary_types_allowed=True, hide_input_in_errors=True
     )
 
-    hosting: Literal["local", "external"]
+    hosting: Literal["local", "server", "external"]
     endpoint: Secret
-    numbers: tuple[Annotated[str, StringConstraints(min_length=1)], ...]
+    numbers: Words
     mail_from: Annotated[str, AfterValidator(lambda value: value and address(value))]
-    mail_to: tuple[Address, ...]
+    mail_to: Addresses
     smtp_host: str
     smtp_port: Port
     smtp_security: Literal["starttls", "tls", "none"]
@@ -58,10 +97,41 @@ class StackSettings(BaseModel):
     smtp_password: Secret
     forwarder_port: Port
     forwarder_admin_port: Port
+    routes: ProjectFile
+    contacts: ProjectFile
+    operator: Addresses
+    heartbeat_url: Secret
+    postback_token_version: Annotated[int, Field(ge=1)]
+    server_hosts: Words
+    server_user: str
+    server_port: Port
+    server_host_keys: Annotated[tuple[Annotated[str, AfterValidator(host_key)], ...], BeforeValidator(several)]
+    server_key_file: str
+    server_key: Secret
+    server_jump: str
+    server_python: str
+    domain: str
+    tls: Literal["acme", "files", "none"]
+    tls_certificate: str
+    tls_key: str
+    acme_directory: str
+    listen_on: str
+    public_url: Annotated[str, AfterValidator(public_url)]
+    database_url: Secret
+    offline: bool
+    purge: bool
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needed = ("endpoint",) if self.hosting == "external" else ("mail_from", "mail_to", "smtp_host")
+        needed = [*NEEDED[self.hosting]]
+        if self.hosting != "external" and not self.routes:
+            needed.insert(1, "mail_to")
+        if self.hosting == "server":
+            needed += {"acme": ["domain"], "files": ["domain", "tls_certificate", "tls_key"], "none": []}[self.tls]
+            if self.tls == "none" and not (self.domain or self.public_url):
+                needed.append("public_url")
+            if len(self.server_hosts) > 1:
+                needed.append("database_url")
         missing = [to_camel(name) for name in needed if not getattr(self, name)]
         if missing:
             raise ValueError(f"hosting `{self.hosting}` needs {', '.join(missing)}")
@@ -86,18 +156,46 @@ class StackSettings(BaseModel):
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""
-        return {
+        told = {
             "FORWARDER_ADMIN_PORT": str(self.forwarder_admin_port),
             "FORWARDER_MAIL_FROM": self.mail_from,
             "FORWARDER_MAIL_TO": ",".join(self.mail_to),
             "FORWARDER_SMTP_HOST": self.smtp_host,
             "FORWARDER_SMTP_PORT": str(self.smtp_port),
             "FORWARDER_SMTP_SECURITY": self.smtp_security,
-        } | ({"FORWARDER_SMTP_USERNAME": self.smtp_username} if self.smtp_username else {})
+            "FORWARDER_SMTP_USERNAME": self.smtp_username,
+            "FORWARDER_OPERATOR": ",".join(self.operator),
+        }
+        return {name: value for name, value in told.items() if value}
 
     def forwarder_secrets(self) -> dict[str, pulumi.Output[str]]:
         """Return the secret ones among them."""
-        return {"FORWARDER_SMTP_PASSWORD": self.smtp_password} if self.smtp_password is not None else {}
+        secrets = {
+            "FORWARDER_SMTP_PASSWORD": self.smtp_password,
+            "FORWARDER_DATABASE_URL": self.database_url,
+            "FORWARDER_HEARTBEAT_URL": self.heartbeat_url,
+        }
+        return {name: value for name, value in secrets.items() if value is not None}
+
+    def forwarder_files(self) -> dict[str, Path]:
+        """Return the files that the forwarder reads, by the names of the settings that name them."""
+        files = {"FORWARDER_ROUTES": self.routes, "FORWARDER_CONTACTS": self.contacts}
+        return {name: PROJECT / path for name, path in files.items() if path}
+
+    def listen(self) -> str:
+        """Return what the forwarder listens on, on a server."""
+        return listen_stream(self.tls, self.listen_on, self.forwarder_port)
+
+    def access(self) -> Access:
+        """Return how to log in to the servers."""
+        return Access(
+            user=self.server_user,
+            port=self.server_port,
+            known_hosts=self.server_host_keys,
+            key_file=self.server_key_file,
+            jump=self.server_jump,
+            python=self.server_python,
+        )
 
 
 def read(config: pulumi.Config, name: str) -> object:

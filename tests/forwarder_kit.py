@@ -85,7 +85,8 @@ class Mail:
 class MailSink:
     """A real SMTP server in a thread; `on_rcpt` and `on_data` return its answer, or None for yes."""
 
-    def __init__(self, port: int = 0, *, pipelining: bool = True) -> None:
+    def __init__(self, port: int = 0, *, pipelining: bool = True, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.mails: list[Mail] = []
         self.connections = 0
         self.on_rcpt: Callable[[str], str | None] = lambda _: None
@@ -106,7 +107,7 @@ class MailSink:
         """Listen, on the same port as before."""
 
         async def listen() -> asyncio.Server:
-            return await self._loop.create_server(self._session, "127.0.0.1", self.port, ssl=self.tls)
+            return await self._loop.create_server(self._session, self.host, self.port, ssl=self.tls)
 
         self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
         self.port = self._server.sockets[0].getsockname()[1]

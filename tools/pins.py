@@ -14,6 +14,7 @@ FILES = {  # the largest first: the others take their versions from it
     "requirements-dev.txt": ["dev"],
     "requirements.txt": ["deploy", "forwarder", "sandbox"],
     "requirements-forwarder.txt": ["forwarder"],
+    "requirements-installer.txt": ["installer"],
 }
 # No index address in the files: they are for every machine.
 COMPILE = [

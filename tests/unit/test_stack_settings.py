@@ -13,7 +13,7 @@ from pulumi.runtime import set_all_config
 from stacks.settings import StackSettings
 
 DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())["config"]
-GOOD = {"mailFrom": "texts@example.com", "mailTo": ["office@example.com"], "smtpHost": "mail.example.com"}
+GOOD = {"mailFrom": "texts@example.com", "mailTo": "office@example.com", "smtpHost": "mail.example.com"}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_every_setting_is_declared_and_described() -> None:
 
 def test_the_forwarder_is_told_its_settings() -> None:
     """The names are the forwarder's own."""
-    told = load(GOOD | {"mailTo": ["a@example.com", "b@example.com"]}).forwarder()
+    told = load(GOOD | {"mailTo": "a@example.com, b@example.com"}).forwarder()
     assert told["FORWARDER_MAIL_TO"] == "a@example.com,b@example.com"
     assert told["FORWARDER_SMTP_SECURITY"] == "starttls"
     assert "FORWARDER_SMTP_USERNAME" not in told
@@ -49,7 +49,7 @@ def test_the_forwarder_is_told_its_settings() -> None:
 def test_every_mistake_is_named_at_once() -> None:
     """One error lists all that is wrong, each by the name it has in the file."""
     with pytest.raises(pulumi.RunError) as raised:
-        load({"hosting": "cloud", "smtpPort": 0, "smtpSecurity": "ssl", "mailTo": ["nobody"], "mailFrom": "x"})
+        load({"hosting": "cloud", "smtpPort": 0, "smtpSecurity": "ssl", "mailTo": "nobody", "mailFrom": "x"})
     for name in ("hosting", "smtpPort", "smtpSecurity", "mailTo.0", "mailFrom"):
         assert f"  {name}: " in str(raised.value)
 

@@ -1,0 +1,129 @@
+"""What the server must have before anything is changed: each lack is one sentence that says what to do."""
+
+import os
+import re
+import shutil
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hosting.on_server import systemd
+from hosting.on_server.places import FailedError, Places, read, run
+
+OLDEST = {"debian": 12.0, "ubuntu": 22.04}
+OLDEST_SYSTEMD = 249
+ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
+ROOM_FOR_THE_OUTBOX = 100  # MB
+
+
+def lacks(request: dict[str, Any], places: Places) -> list[str]:
+    """Return every lack at once; none when the server will do."""
+    found = [*system(), *room(request, places)]
+    if not found:
+        found = [*ports(request, places), *certificate(request), *caddy(request)]
+    return found
+
+
+def system() -> Iterator[str]:
+    """Root, the distribution, systemd."""
+    if os.geteuid():
+        yield "root is needed: log in as root, or as a user who may use sudo without a password"
+    release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', read(Path("/etc/os-release")) or "", re.MULTILINE))
+    kind, number = release.get("ID", ""), release.get("VERSION_ID", "")
+    if kind not in OLDEST or (number and float(number) < OLDEST[kind]):  # Debian's testing has no number
+        yield f"Debian 12 or Ubuntu 22.04, or newer, is needed, and it is {release.get('PRETTY_NAME', 'unknown')}"
+    if not Path("/run/systemd/system").is_dir():
+        yield "systemd is needed, and it does not run there"
+    else:
+        number = run("systemctl", "--version").split()[1]
+        if int(re.sub(r"\D.*", "", number)) < OLDEST_SYSTEMD:
+            yield f"systemd {OLDEST_SYSTEMD} or newer is needed, and it is {number}"
+
+
+def room(request: dict[str, Any], places: Places) -> Iterator[str]:
+    """Space on the disks that are written to."""
+    installed = (places.releases / str(request["release"]) / ".complete").exists()
+    needed = {Path("/var/lib"): ROOM_FOR_THE_OUTBOX}
+    if not installed:
+        needed[Path("/opt")] = ROOM_FOR_A_RELEASE
+    for folder, megabytes in needed.items():
+        usage = shutil.disk_usage(folder if folder.exists() else "/")
+        if usage.free < megabytes * 10**6:
+            yield f"{megabytes} MB must be free in {folder}, and there are {usage.free // 10**6} MB: make room"
+
+
+def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
+    """The ports, which must be free or ours already."""
+    ours = {f"ListenStream={request['listen']}"} & set((read(places.socket) or "").splitlines())
+    wanted: dict[int, tuple[str, set[str]]] = {}
+    if not (ours and systemd.active(f"{places.unit}.socket")):
+        wanted[int(str(request["listen"]).rpartition(":")[2])] = ("takes postbacks", set())
+    if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
+        wanted[int(request["admin_port"])] = ("is the admin port", set())
+    if request["site"]:
+        wanted |= {80: ("is for Caddy", {"caddy"}), 443: ("is for Caddy", {"caddy"})}
+    taken = listeners(set(wanted))
+    for port, (purpose, allowed) in sorted(wanted.items()):
+        if port in taken and taken[port] not in allowed:
+            yield f"port {port} {purpose}, and {taken[port]} has it: stop that, or choose another port"
+
+
+def listeners(ports_: set[int]) -> dict[int, str]:
+    """Return who listens on which of these TCP ports, by the name of the program."""
+    inodes = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (read(Path(table)) or "").splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == "0A" and port in ports_:
+                inodes[f"socket:[{fields[9]}]"] = port
+    if not inodes:
+        return {}
+    found = dict.fromkeys(inodes.values(), "another program")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            names = {str(link.readlink()) for link in (process / "fd").iterdir()}
+            program = (process / "comm").read_text().strip()
+        except OSError:  # it has ended
+            continue
+        for inode in names & inodes.keys():
+            if found[inodes[inode]] == "another program" or program != "systemd":
+                found[inodes[inode]] = f"{program}"
+    return found
+
+
+def certificate(request: dict[str, Any]) -> Iterator[str]:
+    """The files of a certificate that is given."""
+    paths = [Path(path) for path in request["certificate"]]
+    missing = [path for path in paths if not path.is_file()]
+    for path in missing:
+        yield f"{path} is not there: put the certificate and its key on the server, or correct the setting"
+    if paths and not missing:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths[0], paths[1])
+        except (OSError, ValueError) as error:
+            yield f"{paths[0]} and {paths[1]} are no certificate and its key: {error}"
+
+
+def caddy(request: dict[str, Any]) -> Iterator[str]:
+    """Caddy, where it is to get the certificate."""
+    if not request["site"]:
+        return
+    try:
+        run("caddy", "version")
+        if systemd.show("caddy.service", "LoadState").get("LoadState") != "loaded":
+            yield "tls `acme` needs Caddy as a service of systemd: install it with `sudo apt install caddy`"
+    except FailedError:
+        yield "tls `acme` needs Caddy on the server: install it with `sudo apt install caddy`"
+
+
+def facts() -> dict[str, Any]:
+    """Return what wheels must fit."""
+    glibc = os.confstr("CS_GNU_LIBC_VERSION") or "glibc 2.17"
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "machine": os.uname().machine,
+        "glibc": int(glibc.rpartition(".")[2]),
+    }

@@ -1,0 +1,175 @@
+"""Where things lie on the server, and the few ways in which it is written to."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PREFLIGHT = "-preflight"
+
+
+class FailedError(Exception):
+    """It can't be done; the message says what happened and holds no secret."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The files of one forwarder.
+
+    Args:
+        name: its environment, such as `production`.
+    """
+
+    name: str
+
+    @property
+    def unit(self) -> str:
+        """The name of its units."""
+        return f"callfire-mail-{self.name}"
+
+    @property
+    def lock(self) -> Path:
+        """What a deployment holds."""
+        return Path("/run/lock") / f"{self.unit}.lock"
+
+    @property
+    def home(self) -> Path:
+        """What is installed for it."""
+        return Path("/opt/callfire-mail") / self.name
+
+    @property
+    def releases(self) -> Path:
+        """Its releases, each with an environment of its own."""
+        return self.home / "releases"
+
+    @property
+    def command(self) -> Path:
+        """A script that runs the forwarder's own commands."""
+        return self.home / "forwarder"
+
+    @property
+    def wheels(self) -> Path:
+        """The wheels that its releases were made of, so that an upgrade sends only the new ones."""
+        return self.home / "wheels"
+
+    @property
+    def credentials(self) -> Path:
+        """Its settings, one file each, for root alone."""
+        return Path("/etc/callfire-mail") / self.name
+
+    @property
+    def preflight_credentials(self) -> Path:
+        """The same, of a preflight."""
+        return self.credentials.with_name(f"{self.name}{PREFLIGHT}")
+
+    @property
+    def before(self) -> Path:
+        """What was in force before a switch that has not ended well yet."""
+        return self.credentials.with_name(f"{self.name}.before")
+
+    @property
+    def applied(self) -> Path:
+        """A digest of what last went into force and was found healthy."""
+        return self.credentials.with_name(f"{self.name}.applied")
+
+    @property
+    def service(self) -> Path:
+        """Its service unit."""
+        return Path("/etc/systemd/system") / f"{self.unit}.service"
+
+    @property
+    def socket(self) -> Path:
+        """Its socket unit."""
+        return Path("/etc/systemd/system") / f"{self.unit}.socket"
+
+    @property
+    def site(self) -> Path:
+        """Its site, where Caddy stands in front."""
+        return Path("/etc/caddy") / f"{self.unit}.caddy"
+
+    @property
+    def state(self) -> Path:
+        """Its outbox (systemd links the folder of a dynamic user there)."""
+        return Path("/var/lib") / self.unit
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the outbox, made before each upgrade."""
+        return Path("/var/backups") / self.unit
+
+
+def say(**what: Any) -> None:
+    """Print one line for the machine that runs `pulumi up`, if it still listens."""
+    with contextlib.suppress(OSError):
+        print(json.dumps(what), flush=True)  # noqa: T201 - its way to answer
+
+
+def run(*command: str, seconds: float = 60, environment: Mapping[str, str] | None = None) -> str:
+    """Return what a command prints.
+
+    Raises:
+        FailedError: it failed, or took longer than `seconds`; with its last line.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - programs of the server that this package names
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=dict(os.environ) | dict(environment or {}),
+        )
+    except FileNotFoundError:
+        raise FailedError(f"{command[0]} is not on the server") from None
+    except subprocess.TimeoutExpired:
+        raise FailedError(f"`{' '.join(command[:4])}` did not end within {seconds:.0f} seconds") from None
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line]
+        words = next((line for line in reversed(said) if "rror" in line), (said or ["it said nothing"])[-1])
+        raise FailedError(f"`{' '.join(command[:4])}` failed: {words}")
+    return done.stdout
+
+
+def write(path: Path, content: str, mode: int = 0o644) -> None:
+    """Put `content` at `path`, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:  # noqa: PTH123 - no Path for a descriptor
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.chmod(mode)
+    fresh.replace(path)
+
+
+def read(path: Path) -> str | None:
+    """Return the text at `path`; None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def write_credentials(folder: Path, values: Mapping[str, str]) -> None:
+    """Make `folder` hold exactly these files, for root alone."""
+    folder.parent.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    for name, value in values.items():
+        write(folder / name, value, 0o600)
+    for other in folder.iterdir():
+        if other.name not in values:
+            discard(other)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,65 @@
+"""Takes a forwarder away: drained first, and what it could not deliver is kept and named."""
+
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from hosting.on_server import caddy, systemd
+from hosting.on_server.apply import clean_up_preflight, give_to_its_owner, state_folders, uninstall
+from hosting.on_server.places import FailedError, Places, discard, say
+
+POLL = 0.1  # seconds
+
+
+def remove(request: dict[str, Any], places: Places) -> dict[str, Any]:
+    """Drain, stop and uninstall; return what is left in the outbox and where it is kept (or None)."""
+    clean_up_preflight(places)
+    if systemd.active(f"{places.unit}.service"):
+        say(doing="letting the outbox drain")
+        drain(places.state, float(request["drain_seconds"]))
+    say(doing="removing the service")
+    caddy.withdraw(places)
+    systemd.stop(f"{places.unit}.socket", f"{places.unit}.service")
+    systemd.kill(places.unit)
+    left = undelivered(places.state)
+    uninstall(places)
+    if any(left.values()) and not request["purge"]:
+        return {"left": left, "kept": str(places.state)}
+    for folder in (*state_folders(places.unit), places.backups):
+        discard(folder)
+    return {"left": left, "kept": None}
+
+
+def drain(folder: Path, seconds: float) -> None:
+    """Wait until nothing is under way, but not longer than this."""
+    deadline = time.monotonic() + seconds
+    while undelivered(folder)["waiting"] and time.monotonic() < deadline:
+        time.sleep(POLL)
+
+
+def undelivered(folder: Path) -> dict[str, int]:
+    """Return how many mails wait, are dead, and how many postbacks lie in quarantine, in this outbox.
+
+    The tables are those of `forwarder/schema.py`; one that is not there counts as empty.
+    """
+    counts = {"waiting": 0, "dead": 0, "quarantined": 0}
+    questions = {
+        "waiting": "SELECT count(*) FROM delivery WHERE state IN ('queued', 'sending')",
+        "dead": "SELECT count(*) FROM delivery WHERE state = 'dead'",
+        "quarantined": "SELECT count(*) FROM quarantine",
+    }
+    outbox = folder / "outbox.db"
+    if outbox.exists():
+        try:
+            with contextlib.closing(sqlite3.connect(outbox, timeout=10)) as database:
+                tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                for name, question in questions.items():
+                    if question.split(" FROM ")[1].split()[0] in tables:
+                        counts[name] = database.execute(question).fetchone()[0]
+        except sqlite3.Error as error:  # whatever is in it, it must not be lost
+            raise FailedError(f"the outbox {outbox} can't be read ({error}); nothing was removed") from None
+        finally:
+            give_to_its_owner(outbox)
+    return counts

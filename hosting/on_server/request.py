@@ -1,0 +1,63 @@
+"""One request in, lines of JSON out: `{"doing": …}` as it goes, then `{"done": …}` or `{"failed": …}`."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hosting.on_server.apply import apply
+from hosting.on_server.look import look
+from hosting.on_server.places import FailedError, Places, say
+from hosting.on_server.remove import remove
+
+LOCKED_FOR = 300.0  # seconds: a whole deployment by somebody else
+VERBS = {"look": look, "apply": apply, "remove": remove}
+
+
+def main(request: dict[str, Any]) -> None:
+    """Do what is asked and print the answer.
+
+    A connection that breaks must not leave a switch half done, so neither the hang-up nor a closed pipe ends this.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.umask(0o022)
+    try:
+        places = Places(str(request["name"]))
+        if request["verb"] == "look":
+            done = look(request, places)
+        else:
+            with alone(places.lock):
+                done = VERBS[request["verb"]](request, places)
+        say(done=done)
+    except FailedError as error:
+        say(failed=str(error))
+    except OSError as error:
+        say(failed=f"{error.filename or 'the server'}: {error.strerror or error}")
+    except Exception:  # noqa: BLE001 - the edge of this program: whatever it is, the caller is told
+        say(failed=f"this is a fault of callfire-mail: {traceback.format_exc(limit=-3)}")
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Keep a second deployment of the same forwarder waiting; the kernel frees the lock however this one ends."""
+    with lock.open("w") as file:
+        deadline = time.monotonic() + LOCKED_FOR
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    say(doing="waiting for another deployment to end")
+                    said = True
+            if time.monotonic() > deadline:
+                raise FailedError(f"another deployment has held {lock} for {LOCKED_FOR:.0f} seconds")
+            time.sleep(0.2)
+        yield

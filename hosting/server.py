@@ -1,0 +1,485 @@
+"""A forwarder as a service on servers of yours: over SSH, run by systemd.
+
+What runs there is compared with what is declared by the servers themselves (`on_server/`); here it is decided what is
+declared, sent along, and told to the engine. The import path of `ServerForwarderProvider` is part of every stack's
+state and must never change.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets as random
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+
+import pulumi
+from pulumi import dynamic
+
+from hosting import release as releases
+from hosting.errors import show_errors_without_traceback
+from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
+from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
+
+DECLARED = (
+    *(
+        "name",
+        "hosts",
+        "access",
+        "key",
+        "domain",
+        "tls",
+        "certificate",
+        "acme_directory",
+        "listen",
+        "settings",
+        "secrets",
+        "tokens",
+    ),
+    *("retire_after", "offline", "purge", "release", "servers"),
+)
+AS_DECLARED = "as declared"
+TOKENS = "FORWARDER_TOKENS"
+ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
+NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
+RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
+Tls = Literal["acme", "files", "none"]
+Properties = dict[str, Any]
+Result = TypeVar("Result")
+
+
+class ServerForwarderProvider(dynamic.ResourceProvider):
+    """Installs, upgrades, watches, mends and removes one forwarder on each of its servers, one server at a time."""
+
+    serialize_as_secret_always = False
+
+    def configure(self, _req: dynamic.ConfigureRequest) -> None:
+        """Nothing of the configuration is needed; errors are to be read by people."""
+        show_errors_without_traceback()
+
+    def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
+        """Return every mistake at once, each by the name of its property."""
+        return dynamic.CheckResult(news, [dynamic.CheckFailure(name, said) for name, said in mistakes(news)])
+
+    def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
+        """Any difference is an update; another name is another forwarder (the old one first: the ports)."""
+        differs = any(olds.get(name) != news[name] for name in DECLARED)
+        return dynamic.DiffResult(
+            changes=differs or olds.get("former_token") == UNUSED,
+            replaces=["name"] if olds.get("name") != news["name"] else [],
+            delete_before_replace=True,
+        )
+
+    def create(self, props: Properties) -> dynamic.CreateResult:
+        """Install on every server; what an interrupted run left behind is taken over."""
+        accepted = list(props["tokens"])
+        finish(bring_up(props, accepted))
+        return dynamic.CreateResult(props["name"], outputs(props, accepted))
+
+    def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
+        """Return what is in force on every server; secrets are compared without being sent."""
+        accepted = accepted_tokens(props, props)
+        looked = finish(look_at_all(props, accepted))
+        seen: Properties = {"servers": {host: found["seen"] for host, found in looked.items()}}
+        inputs = {name: props[name] for name in DECLARED} | seen
+        if props["former_token"] == ACCEPTED and all(unused(found, props) for found in looked.values()):
+            seen["former_token"] = UNUSED
+        return dynamic.ReadResult(id_, props | seen, inputs)
+
+    def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
+        """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
+        accepted = accepted_tokens(olds, news)
+        finish(bring_up(news, accepted))
+        for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
+            try:
+                finish(clear(host, olds))
+            except UnreachableError:  # most likely the reason why it is no longer listed
+                reporter(host, olds)(
+                    "does not answer, so what is on it was left; its texts are mailed if it comes back"
+                )
+        return dynamic.UpdateResult(outputs(news, accepted))
+
+    def delete(self, _id: str, props: Properties) -> None:
+        """Drain and remove on every server; what can't be delivered is kept there, and named."""
+        for host in props["hosts"]:
+            finish(clear(host, props))
+
+
+def finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run something to its end in this thread of the provider."""
+    return asyncio.run(work)
+
+
+def mistakes(props: Properties) -> list[tuple[str, str]]:
+    """Return what is wrong with the declaration, by property; what is not known yet counts as right."""
+    found = []
+    if not NAME.fullmatch(props["name"]):
+        found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
+    if not props["hosts"]:
+        found.append(("hosts", "no server is named"))
+    found += [("hosts", f"`{host}` is no host name") for host in props["hosts"] if not HOST_NAME.fullmatch(str(host))]
+    if len(set(props["hosts"])) < len(props["hosts"]):
+        found.append(("hosts", "a server is named twice"))
+    if len(props["hosts"]) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
+        found.append(("hosts", "several servers need one PostgreSQL: set databaseUrl"))
+    if props["tls"] == "acme" and not HOST_NAME.fullmatch(props["domain"]):
+        found.append(("domain", "tls `acme` needs the domain that the certificate is for"))
+    if props["tls"] == "files" and not all(str(path).startswith("/") for path in props["certificate"] or [""]):
+        found.append(("certificate", "tls `files` needs the absolute paths of certificate and key on the server"))
+    return found
+
+
+def declare(props: Mapping[str, Any]) -> Properties:
+    """Return what is to be in force on a server: the words in which `on_server` says what is."""
+    service = describe(props)
+    upstream = props["listen"] if ":" in props["listen"] else f"127.0.0.1:{props['listen']}"
+    return {
+        "release": props["release"],
+        "service": service_unit(service),
+        "socket": socket_unit(service),
+        "site": caddy_site(props["domain"], upstream, props["acme_directory"]) if props["tls"] == "acme" else "",
+        "drop_ins": {},
+        "settings": props["settings"],
+        "secrets": dict.fromkeys([*props["secrets"], TOKENS], AS_DECLARED),
+        "state": "running",
+    }
+
+
+def describe(props: Mapping[str, Any], *, trial: bool = False) -> Service:
+    """Return the service; as a `trial`, with socket and state of its own."""
+    service = Service(
+        name=props["name"],
+        release=props["release"],
+        listen=props["listen"],
+        credentials=tuple(sorted([*props["settings"], *props["secrets"], TOKENS])),
+        certificate=(props["certificate"][0], props["certificate"][1]) if props["tls"] == "files" else None,
+    )
+    if not trial:
+        return service
+    unit = f"{service.unit}-preflight"
+    own = {"FORWARDER_ADMIN_PORT": "0", "FORWARDER_DATABASE_URL": f"sqlite:////var/lib/{unit}/outbox.db"}
+    return Service(
+        service.name,
+        service.release,
+        f"/run/{unit}.sock",
+        service.credentials,
+        service.certificate,
+        own,
+        "-preflight",
+    )
+
+
+def accepted_tokens(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
+    """Return the tokens to accept: all that are declared, until the former one was found unused."""
+    tokens = list(news["tokens"])
+    retired = olds.get("former_token") in {UNUSED, DROPPED} and olds["tokens"] == news["tokens"]
+    return tokens[:1] if retired else tokens
+
+
+def unused(found: Mapping[str, Any], props: Mapping[str, Any]) -> bool:
+    """Tell whether a server says that its former tokens were not used for long enough."""
+    places = found.get("tokens")
+    if not isinstance(places, list) or len(places) != len(props["tokens"]):
+        return False
+    started = float(found["started"])  # with the new token, or later
+    last = max(started, *(float(place["last_used_at"] or 0) for place in places[1:]))
+    return float(found["now"]) - last >= float(props["retire_after"])
+
+
+def outputs(props: Properties, accepted: Sequence[str]) -> Properties:
+    """Return what is written down of a forwarder that is as declared."""
+    former = ACCEPTED if len(accepted) > 1 else DROPPED if len(props["tokens"]) > 1 else "none"
+    return {name: props[name] for name in DECLARED} | {"former_token": former}
+
+
+def access(props: Mapping[str, Any]) -> Access:
+    """Return how to log in."""
+    told = dict(props["access"])
+    return Access(
+        user=told["user"],
+        port=int(told["port"]),
+        known_hosts=tuple(told["known_hosts"]),
+        key_file=told["key_file"],
+        key=props["key"],
+        jump=told["jump"],
+        python=told["python"],
+    )
+
+
+def request(props: Mapping[str, Any], verb: str) -> Properties:
+    """Return what every request to a server tells."""
+    return {
+        "verb": verb,
+        "name": props["name"],
+        "release": props["release"],
+        "listen": props["listen"],
+        "admin_port": props["settings"]["FORWARDER_ADMIN_PORT"],
+        "certificate": props["certificate"],
+        "domain": props["domain"],
+        "settings": props["settings"],
+    }
+
+
+def reporter(host: str, props: Mapping[str, Any]) -> Any:
+    """Return a function that prints what is being done, one line each."""
+
+    def progress(doing: str) -> None:
+        print(f"{props['name']} on {host}: {doing}", flush=True)  # noqa: T201 - the engine shows it
+
+    return progress
+
+
+async def look_at(server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool) -> Properties:
+    """Return what a server says of itself and of its forwarder."""
+    nonce = random.token_hex(16)
+    values = {**props["secrets"], TOKENS: ",".join(accepted)}
+    hashes = {
+        name: hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest() for name, value in values.items()
+    }
+    site = str(next(iter(props["servers"].values()))["site"])
+    question = request(props, "look") | {"nonce": nonce, "secrets": hashes, "check": check, "site": site}
+    return await server.ask(question, {}, reporter(server.host, props))
+
+
+async def examine(  # noqa: PLR0913 - what a server may lack depends on all of it
+    service: str,
+    host: str,
+    access: Access,
+    *,
+    listen: str,
+    admin_port: int,
+    certificate: Sequence[str],
+    caddy: bool,
+) -> tuple[Properties, list[str]]:
+    """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
+
+    Raises:
+        ServerError: it can't even be asked.
+    """
+    question = {
+        "verb": "look",
+        "check": True,
+        "name": service,
+        "release": releases.name(),
+        "listen": listen,
+        "admin_port": admin_port,
+        "certificate": list(certificate),
+        "site": "wanted" if caddy else "",
+        "settings": {},
+        "secrets": {},
+        "nonce": "",
+    }
+    async with connect(host, access) as server:
+        found = await server.ask(question, {}, lambda _: None)
+    return found["facts"], found["lacks"]
+
+
+def listen_stream(tls: Tls, host: str, port: int) -> str:
+    """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy."""
+    return str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}"
+
+
+async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
+    """Return what every server says; of one that does not answer, that it doesn't."""
+
+    async def look(host: str) -> Properties:
+        try:
+            async with connect(host, access(props)) as server:
+                return await look_at(server, props, accepted, check=False)
+        except UnreachableError:
+            declared = dict(props["servers"].get(host) or {})
+            return {"seen": declared | {"state": "not reachable"}}
+
+    return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
+
+
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    """Bring every server into the declared state, one at a time, once all of them will do.
+
+    Raises:
+        ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
+    """
+    await require(props, accepted)
+    fresh: list[str] = []
+    for host in props["hosts"]:
+        async with connect(host, access(props)) as server:
+            looked = await look_at(server, props, accepted, check=True)
+            try:
+                await apply(server, props, accepted, looked)
+            except ServerError as error:
+                for other in fresh:
+                    await clear(other, props)
+                raise ServerError(f"{error}{others(props, host, fresh)}") from None
+            if looked["seen"]["release"] == "none":
+                fresh.append(host)
+
+
+def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str:
+    """Return what has become of the servers before the one that failed."""
+    before = props["hosts"][: props["hosts"].index(failed)]
+    updated = [host for host in before if host not in cleared]
+    return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
+
+
+async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    """Return when every server has what is needed.
+
+    Raises:
+        ServerError: with every lack of every server.
+    """
+    found = []
+    for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
+        async with connect(host, access(props)) as server:
+            looked = await look_at(server, props, accepted, check=True)
+            found += [f"{host}: {lack}" for lack in looked["lacks"]]
+    refuse(found)
+
+
+def refuse(lacks: Sequence[str]) -> None:
+    """Raise ServerError with every lack, if there is one."""
+    if lacks:
+        raise ServerError(
+            "The server can't take the forwarder; nothing was changed:\n" + "\n".join(f"  {lack}" for lack in lacks)
+        )
+
+
+async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any]) -> None:
+    """Bring one server into the declared state."""
+    refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
+    declared = props["servers"][server.host]
+    trial = describe(props, trial=True)
+    order = request(props, "apply") | {
+        "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
+        "token": accepted[0],
+        "service": declared["service"],
+        "socket": declared["socket"],
+        "site": declared["site"],
+        "command": operator_command(describe(props)),
+        "offline": props["offline"],
+        "requirements": releases.requirements(),
+        "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},
+    }
+    await server.ask(
+        order, {} if looked["installed"] else bundle(looked, offline=props["offline"]), reporter(server.host, props)
+    )
+
+
+def bundle(looked: Mapping[str, Any], *, offline: bool) -> dict[str, bytes]:
+    """Return the wheels to send along: those that the server does not have yet."""
+    file, content = releases.wheel()
+    installer = releases.installer()
+    wheels = {file: content, installer.name: installer.read_bytes()}
+    if offline:
+        platform = releases.Platform(**looked["facts"])
+        wheels |= {path.name: path.read_bytes() for path in releases.libraries(platform)}
+    kept = looked["wheels"]
+    return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
+
+
+async def clear(host: str, props: Mapping[str, Any]) -> None:
+    """Remove the forwarder from one server, and say what is kept there."""
+    try:
+        async with connect(host, access(props)) as server:
+            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"]}
+            done = await server.ask(order, {}, reporter(host, props))
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
+        ) from None
+    if done["kept"]:
+        left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
+        reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
+
+
+class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"):
+    """A forwarder on Debian or Ubuntu servers, as a service that the kernel hands posts to.
+
+    Args:
+        service: its name on the servers; environments on one server differ in it.
+        hosts: the servers; several share the PostgreSQL of `FORWARDER_DATABASE_URL` behind one address that is yours.
+        access: how to log in, and whose host keys are right.
+        key: the private key for that, if it is neither a file nor in an agent.
+        tokens: the current postback token, then the former one; that is dropped when it was not used for a day.
+        tls: `acme` (Caddy gets and renews a certificate of `domain`), `files` (the forwarder speaks TLS itself, with
+            `certificate`: the paths of certificate and key there), or `none` (behind a proxy of yours).
+        host: the address that it listens on, with tls `none`.
+        port: the port that it listens on: the public one with tls `files`, else one behind the proxy.
+        url: its public address, where that is not `https://DOMAIN`.
+        acme_directory: the certificate authority, if not Let's Encrypt.
+        settings: environment variables of `docs/forwarder.md`.
+        secrets: those that are secret.
+        files: those that name a file, with the file to send there; kept as secrets, for they hold names and numbers.
+        offline: send all wheels along, for a server without a package index.
+        purge: on `pulumi destroy`, remove what was not delivered, too.
+    """
+
+    former_token: pulumi.Output[str]
+
+    def __init__(  # noqa: PLR0913 - each is a word of the declaration
+        self,
+        name: str,
+        *,
+        service: str,
+        hosts: Sequence[str],
+        access: Access,
+        key: pulumi.Input[str] | None = None,
+        tokens: Sequence[pulumi.Input[str]],
+        domain: str = "",
+        tls: Tls = "acme",
+        certificate: tuple[str, str] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8710,
+        url: str = "",
+        acme_directory: str = "",
+        settings: Mapping[str, str],
+        secrets: Mapping[str, pulumi.Input[str]],
+        files: Mapping[str, Path] | None = None,
+        retire_after: float = RETIRE_AFTER,
+        offline: bool = False,
+        purge: bool = False,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        contents = {f"{CONTENT}{name}": path.read_text() for name, path in (files or {}).items()}
+        secrets = {**secrets, **contents}
+        props: Properties = {
+            "name": service,
+            "hosts": list(hosts),
+            "access": {
+                "user": access.user,
+                "port": access.port,
+                "known_hosts": list(access.known_hosts),
+                "key_file": access.key_file,
+                "jump": access.jump,
+                "python": access.python,
+            },
+            "key": pulumi.Output.secret(key) if key else "",  # a property that is None is none
+            "domain": domain,
+            "tls": tls,
+            "certificate": list(certificate or ()) if tls == "files" else [],
+            "acme_directory": acme_directory,
+            "listen": listen_stream(tls, host, port),
+            "settings": {"FORWARDER_ADMIN_PORT": "8711", **settings},
+            "secrets": pulumi.Output.secret(dict(secrets)),
+            "tokens": pulumi.Output.secret(list(tokens)),
+            "retire_after": retire_after,
+            "offline": offline,
+            "purge": purge,
+            "release": releases.name(),
+        }
+        names = {**props, "secrets": dict.fromkeys(secrets)}
+        props |= {"servers": {host: declare(names) for host in hosts}, "former_token": None}
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets", "tokens", "key"])
+        super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
+        self.url = url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+        # Said only of a forwarder that is healthy: CallFire is told an address that answers.
+        token = pulumi.Output.secret(tokens[0])
+        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(
+            lambda both: f"{self.url}/postback/{both[1]}"
+        )
+        admin = props["settings"]["FORWARDER_ADMIN_PORT"]
+        user = f"{access.user}@" if access.user else ""
+        through = f"-p {access.port} " * (access.port != 22) + f"-J {access.jump} " * bool(access.jump)  # noqa: PLR2004 - SSH
+        self.tunnels = [f"ssh -N -L {admin}:127.0.0.1:{admin} {through}{user}{host}" for host in hosts]

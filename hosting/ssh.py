@@ -1,0 +1,238 @@
+"""SSH to a server: connect with a verified host key, run one program there, and say in a sentence why it can't be done.
+
+One tar goes over the standard input of one command; nothing secret is ever on a command line or in a file there that is
+not for root alone.
+"""
+
+import asyncio
+import io
+import json
+import shlex
+import tarfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from hosting.errors import HostingError
+
+ON_SERVER = Path(__file__).resolve().parent / "on_server"
+CONNECT_WITHIN = 30.0  # seconds: a machine that was just made needs some until its sshd answers
+LOGIN_WITHIN = 15.0  # seconds
+RETRY_AFTER = 1.0  # seconds
+REQUEST = "request.json"
+
+# Runs there first. Any Python 3 can read it, so that an old one is told from a missing one. The request stays in
+# memory.
+BOOTSTRAP = f"""\
+import sys
+if sys.version_info < (3, 11): sys.exit("python-too-old " + sys.version.split()[0])
+import json, shutil, tarfile, tempfile
+folder = tempfile.mkdtemp(prefix="callfire-mail-")
+try:
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        for member in tar:
+            if member.name == {REQUEST!r}:
+                request = json.load(tar.extractfile(member))
+            else:
+                tar.extract(member, folder)
+    sys.path.insert(0, folder)
+    from hosting.on_server.request import main
+    main(request | {{"sent": folder}})
+except OSError as error:
+    print(json.dumps({{"failed": "what was sent can't be written there: " + (error.strerror or str(error))}}))
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+class ServerError(HostingError):
+    """A server can't be used; the message says which, why, and what to do."""
+
+
+class UnreachableError(ServerError):
+    """Nobody answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to log in to servers.
+
+    Attributes:
+        user: who to log in as: root, or one who may use sudo without a password; empty for the user of this machine.
+        port: sshd's port.
+        known_hosts: lines as `ssh-keyscan` prints them, which pin the servers' (and the jump host's) keys; without any,
+            the file `~/.ssh/known_hosts` counts.
+        key_file: the private key; without it and `key`, those of the agent and the usual files are tried.
+        key: the private key itself.
+        jump: `user@host:port` to go through.
+        python: the interpreter there.
+    """
+
+    user: str = ""
+    port: int = 22
+    known_hosts: tuple[str, ...] = ()
+    key_file: str = ""
+    key: str = field(default="", repr=False)
+    jump: str = ""
+    python: str = "python3"
+
+    def options(self) -> dict[str, Any]:
+        """Return what asyncssh is told besides the address."""
+        told: dict[str, Any] = {"login_timeout": LOGIN_WITHIN, "connect_timeout": LOGIN_WITHIN}
+        told["keepalive_interval"] = 15
+        if self.known_hosts:
+            told["known_hosts"] = "\n".join((*self.known_hosts, "")).encode()
+        if self.key or self.key_file:
+            told |= {"client_keys": [self._private_key()], "agent_path": None}
+        return told
+
+    def _private_key(self) -> asyncssh.SSHKey:
+        """Return the private key that is declared."""
+        where = "the private key in serverKey" if self.key else f"the private key {self.key_file}"
+        try:
+            if self.key:
+                return asyncssh.import_private_key(self.key)
+            return asyncssh.read_private_key(str(Path(self.key_file).expanduser()))
+        except OSError as error:
+            raise ServerError(f"SSH: {where} can't be read: {error.strerror}.") from None
+        except asyncssh.KeyEncryptionError:
+            raise ServerError(f"SSH: {where} has a passphrase: load it into the agent, and name no key.") from None
+        except asyncssh.KeyImportError:
+            raise ServerError(f"SSH: {where} is no private key.") from None
+
+
+@asynccontextmanager
+async def connect(host: str, access: Access) -> AsyncIterator["Server"]:
+    """Log in to a server, for the time of a block.
+
+    Raises:
+        UnreachableError: nobody answers, after `CONNECT_WITHIN`.
+        ServerError: the host key is another, or the login is refused.
+    """
+    options = access.options()
+    if access.jump:
+        user, _, rest = access.jump.rpartition("@")
+        name, _, port = rest.partition(":")
+        async with (
+            await open_connection(name, int(port or 22), user or access.user, options) as jump,
+            await open_connection(host, access.port, access.user, options | {"tunnel": jump}) as connection,
+        ):
+            yield Server(host, access, connection)
+    else:
+        async with await open_connection(host, access.port, access.user, options) as connection:
+            yield Server(host, access, connection)
+
+
+async def open_connection(host: str, port: int, user: str, options: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
+    """Connect and log in; a server that does not answer yet is tried again for a while."""
+    deadline = time.monotonic() + CONNECT_WITHIN
+    name = {"username": user} if user else {}
+    while True:
+        try:
+            return await asyncssh.connect(host, port, **name, **options)
+        except asyncssh.HostKeyNotVerifiable:
+            raise ServerError(
+                f"SSH to {host}: its host key is not the one that is known. If the server is new or was set up again,"
+                f" compare `ssh-keyscan -p {port} {host}` with what its provider shows and put it into serverHostKeys"
+                " (or ~/.ssh/known_hosts); otherwise somebody stands in between. Nothing was sent."
+            ) from None
+        except asyncssh.PermissionDenied:
+            raise ServerError(
+                f"SSH to {host}: the login as {user or 'the user of this machine'} was refused: put the public key into"
+                " ~/.ssh/authorized_keys there, and name the private one in serverKeyFile (or load it into the agent)."
+            ) from None
+        except (OSError, asyncssh.Error) as error:
+            reason = getattr(error, "strerror", None) or getattr(error, "reason", "") or str(error) or "no answer"
+            if time.monotonic() > deadline or "Name or service" in str(error):
+                raise UnreachableError(
+                    f"SSH to {host}: port {port} does not answer ({reason}). Check the address, the port, and that the"
+                    " server is up."
+                ) from None
+            await asyncio.sleep(RETRY_AFTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that one is logged in to."""
+
+    host: str
+    access: Access
+    connection: asyncssh.SSHClientConnection
+
+    async def ask(
+        self, request: Mapping[str, Any], files: Mapping[str, bytes], progress: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Let `on_server` do what `request` says, with these files beside it; return its answer.
+
+        Raises:
+            ServerError: it could not be done; the message says why.
+        """
+        words = shlex.join([self.access.python, "-c", BOOTSTRAP])
+        command = f'if [ "$(id -u)" = 0 ]; then exec {words}; else exec sudo -n -- {words}; fi'
+        packed = pack(request, files)
+        async with self.connection.create_process(command, encoding=None) as process:
+            sending = asyncio.create_task(send(process, packed))
+            answer: dict[str, Any] = {}
+            async for line in process.stdout:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    continue
+                if "doing" in said:
+                    progress(str(said["doing"]))
+                else:
+                    answer = said
+            complaint = (await process.stderr.read()).decode(errors="replace").strip()
+            await asyncio.gather(sending, return_exceptions=True)
+            await process.wait_closed()
+        if "done" in answer:
+            return dict(answer["done"])
+        reason = answer.get("failed") or self.explain(complaint)
+        raise ServerError(f"{self.host}: {reason}{'' if str(reason).endswith('.') else '.'}")
+
+    def explain(self, complaint: str) -> str:
+        """Return why nothing was done there, from what sudo or the shell said."""
+        user, python = self.access.user or "the user", self.access.python
+        if "python-too-old" in complaint:
+            return (
+                f"Python 3.11 or newer is needed, and {python} is {complaint.rsplit(maxsplit=1)[-1]}:"
+                " install a newer one and name it in serverPython"
+            )
+        if "not found" in complaint and python in complaint:
+            return f"Python is needed, and there is no {python}: install it with `sudo apt install python3`"
+        if "sudo" in complaint:
+            return (
+                f"{user} may not use sudo without a password ({complaint.splitlines()[-1]}): allow it with a line such"
+                f" as `{user} ALL=(ALL) NOPASSWD:ALL` in /etc/sudoers.d/callfire-mail, or log in as root"
+            )
+        return f"the connection ended before the answer: {(complaint or 'no reason was given').splitlines()[-1]}"
+
+
+async def send(process: "asyncssh.SSHClientProcess[bytes]", packed: bytes) -> None:
+    """Send everything; a process that ended early says why elsewhere."""
+    try:
+        process.stdin.write(packed)
+        await process.stdin.drain()
+        process.stdin.write_eof()
+    except (BrokenPipeError, ConnectionError, asyncssh.Error):
+        return
+
+
+def pack(request: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Return the request, the program that understands it and the files as one tar."""
+    content = {REQUEST: json.dumps(request).encode(), **files}
+    content |= {"hosting/__init__.py": b""}  # not this package's own: it knows of Pulumi
+    content |= {f"hosting/on_server/{path.name}": path.read_bytes() for path in sorted(ON_SERVER.glob("*.py"))}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return packed.getvalue()

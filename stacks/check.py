@@ -1,0 +1,213 @@
+"""Proves a stack's settings before its first `pulumi up`: everything is looked at, everything that is wrong is told.
+
+It stands here and not in `hosting/` because it asks both sides, CallFire and the servers, and only the program and its
+stacks may know both. Nothing is changed anywhere, and no secret is shown.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pulumi
+from pulumi.runtime import set_all_config
+
+from hosting.errors import HostingError
+from hosting.server import examine
+from provider.account import account_of
+from provider.errors import ProviderError
+from provider.settings import read_settings
+from stacks.settings import PROJECT, StackSettings
+
+NAMESPACE = "callfire-mail"
+PATIENCE = 10.0  # seconds for each thing that is asked
+WITHOUT_TOKEN = "0123456789abcdef"  # noqa: S105 - so that the forwarder looks at the other settings
+Config = Mapping[str, str]
+
+
+class NoConfigError(Exception):
+    """The stack's configuration can't be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name.
+        wrong: what is wrong with it, a sentence each.
+        right: what was found, where nothing is.
+    """
+
+    what: str
+    wrong: tuple[str, ...] = ()
+    right: str = ""
+
+    def __str__(self) -> str:
+        """What a person reads of it."""
+        if not self.wrong:
+            return f"ok     {self.what}: {self.right}"
+        return "\n".join(
+            [f"WRONG  {self.what}", *(f"         {line}" for said in self.wrong for line in said.splitlines())]
+        )
+
+
+def read_config(stack: str | None) -> tuple[dict[str, str], set[str]]:
+    """Return a stack's configuration in plain text, with the defaults of Pulumi.yaml, and which of it are secrets.
+
+    Raises:
+        NoConfigError: there is no such stack, or its passphrase is missing.
+    """
+    words = [
+        "pulumi",
+        "config",
+        "--json",
+        "--show-secrets",
+        "--non-interactive",
+        *(["--stack", stack] if stack else []),
+    ]
+    try:
+        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    except FileNotFoundError:
+        raise NoConfigError("the Pulumi CLI is not on PATH") from None
+    if done.returncode:
+        raise NoConfigError((done.stderr or done.stdout).strip() or "`pulumi config` failed")
+    values = json.loads(done.stdout)
+    return (
+        {name: str(found.get("value", "")) for name, found in values.items()},
+        {name for name, found in values.items() if found.get("secret")},
+    )
+
+
+async def check(config: Config, secrets: set[str]) -> list[Finding]:
+    """Return all findings of a stack's settings."""
+    set_all_config(dict(config), list(secrets))
+    try:
+        settings = StackSettings.load(pulumi.Config(NAMESPACE))
+    except pulumi.RunError as error:
+        wrong = str(error).splitlines()[1:]
+        return [Finding("settings", tuple(line.strip() for line in wrong)), await asyncio.to_thread(callfire, config)]
+    found = [Finding("settings", right=f"hosting {settings.hosting}"), await asyncio.to_thread(callfire, config)]
+    if settings.hosting != "external":
+        found.append(await asyncio.to_thread(mail_server, settings, config))
+    if settings.hosting == "server":
+        found += [await server(host, settings, config) for host in settings.server_hosts]
+        if settings.domain and settings.tls != "none":
+            found.append(await asyncio.to_thread(dns, settings))
+            found += await asyncio.to_thread(lambda: list(ports(settings)))
+    return found
+
+
+def callfire(config: Config) -> Finding:
+    """Log in to CallFire."""
+    try:
+        told = read_settings(config.get)
+        count = len(account_of(replace(told, timeout=PATIENCE)).all())
+    except ProviderError as error:
+        return Finding("CallFire", (str(error),))
+    return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscriptions")
+
+
+def mail_server(settings: StackSettings, config: Config) -> Finding:
+    """Let the forwarder itself look at its settings, and log in to the mail server, from here."""
+    told = settings.forwarder() | {name: str(path) for name, path in settings.forwarder_files().items()}
+    told["FORWARDER_TOKENS"] = WITHOUT_TOKEN
+    password = config.get(f"{NAMESPACE}:smtpPassword")
+    if password:
+        told["FORWARDER_SMTP_PASSWORD"] = password
+    with tempfile.TemporaryDirectory() as folder:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORWARDER_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "forwarder", "check", "--json"],
+            cwd=PROJECT,
+            env=inherited | told | {"FORWARDER_STATE_DIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    try:
+        findings = json.loads(done.stdout)["findings"]
+    except (ValueError, KeyError):
+        return Finding("mail server", (f"`python -m forwarder check` failed: {done.stderr.strip()}",))
+    wrong = [problem for finding in findings for problem in finding["problems"] if finding["what"] != "database"]
+    detail = next((finding["detail"] for finding in findings if finding["what"] == "mail server"), "")
+    return Finding("mail server", tuple(wrong), detail)
+
+
+async def server(host: str, settings: StackSettings, config: Config) -> Finding:
+    """Log in to a server and ask it for what it lacks."""
+    access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
+    try:
+        facts, lacks = await examine(
+            pulumi.get_stack(),
+            host,
+            access,
+            listen=settings.listen(),
+            admin_port=settings.forwarder_admin_port,
+            certificate=[settings.tls_certificate, settings.tls_key] if settings.tls == "files" else [],
+            caddy=settings.tls == "acme",
+        )
+    except HostingError as error:
+        return Finding(f"server {host}", (str(error),))
+    return Finding(f"server {host}", tuple(lacks), f"Python {facts['python']}, {facts['machine']}")
+
+
+def dns(settings: StackSettings) -> Finding:
+    """Compare the addresses of the domain with those of the servers."""
+    what = f"DNS name {settings.domain}"
+    there = addresses(settings.domain)
+    if not there:
+        return Finding(what, ("it does not resolve: make an A (and AAAA) record that points to the server",))
+    ours = {address for host in settings.server_hosts for address in addresses(host)}
+    if not there & ours and len(settings.server_hosts) == 1:
+        return Finding(what, (f"it points to {', '.join(sorted(there))}, and the server is {', '.join(sorted(ours))}",))
+    return Finding(what, right=", ".join(sorted(there)))
+
+
+def addresses(host: str) -> set[str]:
+    """Return the addresses of a name."""
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
+
+
+def ports(settings: StackSettings) -> Iterator[Finding]:
+    """Knock at the public ports, and look at the certificate if one is shown already."""
+    public = 443 if settings.tls == "acme" else settings.forwarder_port
+    for port in (80, public) if settings.tls == "acme" else (public,):
+        try:
+            socket.create_connection((settings.domain, port), timeout=PATIENCE).close()
+            yield Finding(f"port {port}", right="open")
+        except ConnectionRefusedError:
+            yield Finding(f"port {port}", right="reachable, and nobody answers yet")
+        except OSError as error:
+            reason = f"{error.strerror or error}: open it in the firewall of the server and of its provider"
+            yield Finding(f"port {port}", (reason,))
+            return
+    yield certificate(settings.domain, public)
+
+
+def certificate(domain: str, port: int) -> Finding:
+    """Ask for the certificate that the domain shows."""
+    connection = http.client.HTTPSConnection(domain, port, timeout=PATIENCE, context=ssl.create_default_context())
+    try:
+        connection.connect()
+        shown: Any = connection.sock.getpeercert()
+        return Finding("certificate", right=f"trusted, until {shown['notAfter']}")
+    except ssl.SSLError as error:
+        return Finding(
+            "certificate", (f"{domain} shows one that is not trusted ({error.reason}): CallFire would refuse it",)
+        )
+    except OSError:
+        return Finding("certificate", right="none yet; it comes with the first `pulumi up`")
+    finally:
+        connection.close()

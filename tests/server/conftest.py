@@ -1,0 +1,37 @@
+"""Servers to install on. Without root, namespaces or the programs they need, these tests are skipped, and say why."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.server import machine as machines
+from tests.server.machine import Machine
+
+Servers = Callable[..., Machine]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what can't run here; and give a server the time that it needs."""
+    reason = machines.missing()
+    for item in items:
+        if "/server/" in item.path.as_posix():
+            item.add_marker(pytest.mark.timeout(600))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """A function that boots a server with this label; all are gone after the module."""
+    machines.sweep()
+    made: list[Machine] = []
+
+    def boot(label: str, suite: str = "bookworm") -> Machine:
+        made.append(Machine(label, suite))
+        return made[-1]
+
+    try:
+        yield boot
+    finally:
+        for server in made:
+            server.remove()

@@ -1,0 +1,328 @@
+"""`pulumi up` with the real CLI: from an empty server to mails, rotation, drift as a person sees it, and away again."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.server import Sandbox
+from tests.journey.checkout import ROOT, Checkout
+from tests.server.conftest import Servers
+from tests.server.handbook import commands
+from tests.server.machine import Machine, eventually
+
+PASSWORD = "sandbox-password"
+
+
+class Stack:
+    """A stack of a checkout, driven by the CLI."""
+
+    def __init__(self, checkout: Checkout, name: str, environment: dict[str, str]) -> None:
+        self.checkout = checkout
+        self.name = name
+        self.environment = os.environ | environment
+        self.file = checkout.folder / "stacks" / f"Pulumi.{name}.yaml"
+
+    def pulumi(self, *words: str, typed: str = "", status: int = 0) -> str:
+        """Return what a command prints, which must end with this exit status (any but 0 counts as 1)."""
+        done = subprocess.run(
+            ["pulumi", "--non-interactive", *words],
+            cwd=self.checkout.folder,
+            env=self.environment | {"PULUMI_STACK": self.name},
+            input=typed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) == (status != 0), done.stdout
+        return done.stdout
+
+    def start(self, settings: dict[str, Any], secrets: dict[str, str]) -> None:
+        """Write the stack's file and set its secrets."""
+        self.file.write_text(yaml.safe_dump({"config": settings}))
+        self.pulumi("stack", "init", self.name)
+        for name, value in secrets.items():
+            self.pulumi("config", "set", "--secret", name, typed=value)
+
+    def up(self, *words: str) -> str:
+        return self.pulumi("up", "--yes", "--skip-preview", *words)
+
+    def check(self, status: int) -> str:
+        """Return what `python -m stacks check` prints."""
+        done = subprocess.run(
+            [ROOT / ".venv" / "bin" / "python", "-m", "stacks", "check", "--stack", self.name],
+            cwd=self.checkout.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def exported(self) -> str:
+        return self.pulumi("stack", "export")
+
+
+class CallFire:
+    """The sandbox, as this side sees it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.url = sandbox.url
+        self.smtp_port = sandbox.smtp_port
+
+    def ask(self, path: str, body: object = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def send_text(self, message: str, to: str = "18186469991") -> None:
+        self.ask("/control/texts", {"from": "18185551212", "to": to, "message": message})
+
+    def mails(self) -> Counter[str]:
+        """How often each message arrived."""
+        found = self.ask("/mailbox/messages")["messages"]
+        return Counter(re.search(r"Text: (.*)", mail["text"])[1] for mail in found)  # type: ignore[index]
+
+    def recipients(self, message: str) -> list[str]:
+        """Who got a message."""
+        found = [mail for mail in self.ask("/mailbox/messages")["messages"] if f"Text: {message}" in mail["text"]]
+        return [dict(mail["headers"])["To"] for mail in found]
+
+    def arrives(self, message: str, to: str = "18186469991") -> None:
+        """A text becomes one mail."""
+        self.send_text(message, to)
+        eventually(lambda: self.mails()[message] == 1, f"a mail with {message}")
+
+
+@pytest.fixture(scope="module")
+def machine(servers: Servers) -> Machine:
+    """A server with nothing on it."""
+    return servers("journey")
+
+
+@pytest.fixture(scope="module")
+def callfire(machine: Machine) -> Iterator[CallFire]:
+    """CallFire and a mailbox, on this side as the server sees it."""
+    with Sandbox(host=machine.gateway) as sandbox:
+        yield CallFire(sandbox)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    free_ports: Callable[[int], list[int]],
+    pulumi_cli: Path,
+    machine: Machine,
+    callfire: CallFire,
+) -> Stack:
+    """A stack `production` whose settings are complete."""
+    home = tmp_path_factory.mktemp("pulumi")
+    environment = {
+        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{home}",
+        "PULUMI_HOME": str(home),
+        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
+    stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
+    stack.file.unlink()  # the example
+    type_the_handbook(stack, machine, callfire)
+    for name, value in settings(machine, callfire).items():  # what a throw-away server has otherwise
+        stack.pulumi("config", "set", name, str(value))
+    return stack
+
+
+def type_the_handbook(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """Type the settings of docs/server.md, word for word but for the addresses and names of this server."""
+    names = {
+        "texts.example.com": machine.ip,
+        "smtp.example.com": machine.gateway,
+        "serverUser root": "serverUser deploy",
+    }
+    typed = {"smtpPassword": "", "callfire:login": "sandbox", "callfire:password": PASSWORD}
+    lines = [line for line in commands("From an empty server to production in ten minutes") if " config set " in line]
+    assert len(lines) == 12
+    stack.pulumi("stack", "init", stack.name)
+    for line in lines:
+        for name, here in names.items():
+            line = re.sub(rf"(?<!@){re.escape(name)}", here, line)  # noqa: PLW2901 - one word after the other
+        program, *words = shlex.split(line)
+        assert program == "pulumi"
+        if not {"smtpUsername", "smtpPassword"} & set(words):  # this mail server has no log-in
+            stack.pulumi(*words, typed=typed.get(words[-1], ""))
+
+
+def settings(machine: Machine, callfire: CallFire, **changes: Any) -> dict[str, Any]:
+    """The settings of a stack on this server."""
+    told = {
+        "hosting": "server",
+        "serverHosts": machine.ip,
+        "serverUser": "deploy",
+        "serverKeyFile": machine.key,
+        "serverHostKeys": ",".join(machine.known_hosts),
+        "tls": "none",
+        "listenOn": machine.ip,
+        "publicUrl": f"http://{machine.ip}:8710",
+        "numbers": "18186469991",
+        "mailFrom": "texts@example.com",
+        "mailTo": "office@example.com",
+        "smtpHost": machine.gateway,
+        "smtpPort": callfire.smtp_port,
+        "smtpSecurity": "none",
+        **changes,
+    }
+    return {"callfire:url": callfire.url} | {f"callfire-mail:{name}": value for name, value in told.items()}
+
+
+def tokens(stack: Stack) -> set[str]:
+    """Every postback token of the stack, in plain text."""
+    shown = json.loads(stack.pulumi("stack", "export", "--show-secrets"))
+    found = [resource for resource in shown["deployment"]["resources"] if "PostbackToken" in resource["type"]]
+    return {json.loads(resource["outputs"]["value"]["plaintext"]) for resource in found}
+
+
+def test_the_settings_are_proven_before_the_first_up(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """Everything that is wrong is told at once, and no secret with it; when all is well, what was found."""
+    host_keys = ",".join(machine.known_hosts)
+    wrong = {"smtpPort": "1", "serverHostKeys": host_keys.replace("AAAA", "AAAB"), "callfire:password": "wrong"}
+    for name, value in wrong.items():
+        stack.pulumi("config", "set", *(["--secret"] if "password" in name else []), name, value)
+    said = stack.check(1)
+    for finding in ("WRONG  CallFire", "WRONG  mail server", f"WRONG  server {machine.ip}"):
+        assert finding in said
+    right = {"smtpPort": str(callfire.smtp_port), "serverHostKeys": host_keys, "callfire:password": PASSWORD}
+    for name, value in right.items():
+        stack.pulumi("config", "set", *(["--secret"] if "password" in name else []), name, value)
+    said += stack.check(0)
+    for finding in ("ok     CallFire", "ok     mail server", f"ok     server {machine.ip}: Python 3."):
+        assert finding in said
+    stack.pulumi("config", "set", "mailTo", "nobody")
+    stack.pulumi("config", "set", "smtpSecurity", "ssl")
+    broken = stack.check(1)
+    assert "mailTo.0: " in broken
+    assert "smtpSecurity: " in broken
+    stack.pulumi("config", "set", "mailTo", "office@example.com")
+    stack.pulumi("config", "set", "smtpSecurity", "none")
+    assert PASSWORD not in said + broken
+
+
+def test_from_an_empty_server_to_mails(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """One `up`: it says what it does, and a text becomes a mail; the token is shown nowhere."""
+    printed = stack.up()
+    assert f"production on {machine.ip}: installing release" in printed
+    assert f"ssh -N -L 8711:127.0.0.1:8711 deploy@{machine.ip}" in stack.pulumi("stack", "output", "status")
+    callfire.arrives("Hello, World!")
+    [token] = tokens(stack)
+    assert token not in printed + stack.exported()
+
+
+def test_a_second_up_changes_nothing(stack: Stack, callfire: CallFire) -> None:
+    """Neither on the server nor at CallFire; nor does a refresh find anything."""
+    before = callfire.ask("/control/requests")["counts"]
+    assert "4 unchanged" in stack.up("--expect-no-changes")
+    assert callfire.ask("/control/requests")["counts"] == before
+    stack.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    [token] = tokens(stack)
+    assert token not in stack.exported()
+
+
+def test_drift_shows_as_a_readable_difference(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """A unit that was edited by hand, line by line; a secret as changed; `up` mends both."""
+    machine.run("sed -i s/MemoryMax=512M/MemoryMax=1G/ /etc/systemd/system/callfire-mail-production.service")
+    machine.run("echo -n changed-by-hand-changed > /etc/callfire-mail/production/FORWARDER_TOKENS")
+    shown = stack.pulumi("preview", "--refresh", "--diff")
+    assert "MemoryMax=1G" in shown
+    assert "MemoryMax=512M" in shown
+    assert "changed on the server" in shown
+    assert "changed-by-hand-changed" not in shown
+    stack.up("--refresh")
+    callfire.arrives("mended")
+    for token in tokens(stack):
+        assert token not in stack.exported() + shown
+
+
+def test_a_token_rotation_loses_no_text(stack: Stack, callfire: CallFire) -> None:
+    """One setting: the forwarder learns the new token, CallFire is told, and every text of a flood is mailed once."""
+    former = tokens(stack)
+    stop = threading.Event()
+    sent: list[str] = []
+
+    def flood() -> None:
+        while not stop.wait(0.02):  # the mailbox keeps the last 5,000
+            sent.append(f"flood {len(sent)}")
+            callfire.send_text(sent[-1])
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        configure, up = commands("Rotating the token")
+        assert up == "pulumi up"
+        stack.pulumi(*shlex.split(configure)[1:])
+        printed = stack.up()
+    finally:
+        stop.set()
+        thread.join()
+    now = tokens(stack)
+    assert former < now
+    [endpoint] = [found["endpoint"] for found in callfire.ask("/control/subscriptions")["subscriptions"]]
+    assert not any(token in endpoint for token in former)
+    assert not any(token in printed + stack.exported() for token in now)
+    eventually(lambda: set(sent) <= set(callfire.mails()), "every text of the flood is mailed")
+    assert {message: count for message, count in callfire.mails().items() if count != 1} == {}
+    assert len(sent) > 20
+    stack.up("--expect-no-changes")
+
+
+def test_a_second_environment_beside_it(stack: Stack, machine: Machine, callfire: CallFire, tmp_path: Path) -> None:
+    """`staging` on the same server and the same account: neither sees a text, a resource or a restart of the other."""
+    other = Stack(stack.checkout, "staging", dict(stack.environment))
+    pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
+    told = settings(
+        machine,
+        callfire,
+        numbers="18186469992",
+        forwarderPort=8720,
+        forwarderAdminPort=8721,
+        publicUrl=f"http://{machine.ip}:8720",
+        mailTo="staging@example.com",
+    )
+    other.start(told, {"callfire:login": "sandbox", "callfire:password": PASSWORD})
+    other.up()
+    callfire.arrives("for staging", to="18186469992")
+    callfire.arrives("for production")
+    assert callfire.recipients("for staging") == ["staging@example.com"]
+    assert callfire.recipients("for production") == ["office@example.com"]
+    stack.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    other.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    other.pulumi("destroy", "--yes", "--skip-preview")
+    assert pid == machine.run("systemctl show -P MainPID callfire-mail-production.service")
+    assert "staging" not in machine.run("ls /etc/systemd/system /etc/callfire-mail /opt/callfire-mail /var/lib/private")
+    assert len(callfire.ask("/control/subscriptions")["subscriptions"]) == 1
+    callfire.arrives("still there")
+
+
+def test_destroy_takes_the_subscription_back_first_and_leaves_nothing(
+    stack: Stack, machine: Machine, callfire: CallFire
+) -> None:
+    """No subscription, no service, no file."""
+    printed = stack.pulumi("destroy", "--yes", "--skip-preview")
+    subscription, forwarder = (printed.index(f"{name} deleted") for name in ("texts-to-18186469991", "forwarder"))
+    assert subscription < forwarder
+    assert callfire.ask("/control/subscriptions")["subscriptions"] == []
+    assert machine.run("ls -d /etc/callfire-mail /opt/callfire-mail /var/lib/callfire-mail*", check=False) == ""
+    assert "callfire" not in machine.run("systemctl list-units --all --no-legend; ls /etc/systemd/system")

@@ -1,0 +1,66 @@
+"""Another Debian; a server that is reached through another one; files that the forwarder reads."""
+
+from hosting.server import ServerForwarderProvider
+from tests.forwarder_kit import TOKEN, http, text_postback
+from tests.server.conftest import Servers
+from tests.server.kit import Load, declared, differing, read, sink_at
+
+provider = ServerForwarderProvider()
+ROUTES = """
+[[route]]
+name = "sales"
+to_number = "+1 818-646-9991"
+to = "sales@example.com"
+"""
+
+
+def test_debian_13(servers: Servers) -> None:
+    """Installed, hardened, restarted under load, as declared, and removed: as on Debian 12."""
+    machine = servers("trixie", "trixie")
+    with sink_at(machine) as sink:
+        props = declared(machine, sink=sink)
+        outputs = dict(provider.create(props).outs or {})
+        score = machine.run("systemd-analyze security callfire-mail-production.service --no-pager").splitlines()[-1]
+        assert float(score.partition(":")[2].split()[0]) <= 1.5
+        with Load(lambda: (machine.ip, 8710)) as load:
+            for _ in range(5):
+                machine.run("systemctl restart callfire-mail-production.service")
+        load.check(sink)
+        assert differing(read(provider, outputs), props) == {}
+        provider.delete("id", outputs)
+        assert machine.run("ls -d /opt/callfire-mail /etc/callfire-mail /var/lib/callfire*", check=False) == ""
+
+
+def test_through_a_jump_host(servers: Servers) -> None:
+    """Log in to one server, and from there to the one that is meant: both host keys are verified."""
+    machine = servers("jump")
+    with sink_at(machine) as sink:
+        here = declared(machine, sink=sink)
+        inner = [line.replace(machine.ip, "127.0.0.1") for line in machine.known_hosts]
+        access = here["access"] | {"jump": f"deploy@{machine.ip}:22", "known_hosts": machine.known_hosts + inner}
+        props = here | {"hosts": ["127.0.0.1"], "access": access, "servers": {"127.0.0.1": here["servers"][machine.ip]}}
+        outputs = dict(provider.create(props).outs or {})
+        url = f"http://{machine.ip}:8710/postback/{TOKEN}"
+        assert http(url, text_postback(1), {"Content-Type": "text/xml"}).status == 200
+        assert sink.wait_for(1)[0].text_id == 1
+        provider.delete("id", outputs)
+
+
+def test_routes_are_sent_along(servers: Servers) -> None:
+    """The file's content is there for the service, its preflight and its commands; a change of it is an update."""
+    machine = servers("routes")
+    with sink_at(machine) as sink:
+        props = declared(machine, sink=sink, secrets={"file.FORWARDER_ROUTES": ROUTES})
+        outputs = dict(provider.create(props).outs or {})
+        url = f"http://{machine.ip}:8710/postback/{TOKEN}"
+        assert http(url, text_postback(1), {"Content-Type": "text/xml"}).status == 200
+        assert sink.wait_for(1)[0].recipient == "sales@example.com"
+        assert "route sales" in machine.run(
+            "/opt/callfire-mail/production/forwarder send-test --print --to 18186469991"
+        )
+        changed = declared(machine, sink=sink, secrets={"file.FORWARDER_ROUTES": ROUTES.replace("sales@", "more@")})
+        assert provider.diff("id", outputs, changed).changes
+        outputs = dict(provider.update("id", outputs, changed).outs or {})
+        assert http(url, text_postback(2), {"Content-Type": "text/xml"}).status == 200
+        assert sink.wait_for(2)[1].recipient == "more@example.com"
+        provider.delete("id", outputs)

@@ -1,0 +1,119 @@
+"""HTTPS: by the forwarder itself with a certificate that is given, and by Caddy with one that it gets by itself."""
+
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hosting.server import ServerForwarderProvider
+from hosting.ssh import ServerError
+from tests.forwarder_kit import TOKEN, MailSink
+from tests.server.authority import pebble
+from tests.server.conftest import Servers
+from tests.server.kit import Load, Properties, declared, read, sink_at
+from tests.server.machine import Machine
+
+provider = ServerForwarderProvider()
+DOMAIN = "texts.example.com"
+SELF_SIGNED = (
+    f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
+    " -keyout /etc/ssl/texts.key -out /etc/ssl/texts.pem"
+)
+
+
+@pytest.fixture(scope="module")
+def machine(servers: Servers) -> Machine:
+    """A server with nothing on it."""
+    return servers("tls")
+
+
+@pytest.fixture(scope="module")
+def sink(machine: Machine) -> Iterator[MailSink]:
+    """The mail server."""
+    with sink_at(machine) as sink:
+        yield sink
+
+
+def test_a_certificate_that_is_given(machine: Machine, sink: MailSink, tmp_path: Path) -> None:
+    """The forwarder speaks TLS on port 443; restarts under load lose nothing."""
+    machine.run(SELF_SIGNED)
+    paths = ["/etc/ssl/texts.pem", "/etc/ssl/texts.key"]
+    props = declared(machine, sink=sink, tls="files", domain=DOMAIN, certificate=paths, listen="443")
+    outputs = provider.create(props).outs
+    assert outputs is not None
+    authority = tmp_path / "authority.pem"
+    authority.write_text(machine.run("cat /etc/ssl/texts.pem"))
+    context = ssl.create_default_context(cafile=str(authority))
+    with Load(lambda: (machine.ip, 443), tls=context, domain=DOMAIN) as load:
+        for _ in range(10):
+            machine.run("systemctl restart callfire-mail-production.service")
+    load.check(sink)
+    assert not provider.diff("id", read(provider, dict(outputs)), props).changes
+    provider.delete("id", dict(outputs))
+
+
+@pytest.fixture(scope="module")
+def authority(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A certificate authority that the server trusts: its directory and root."""
+    with pebble(machine, tmp_path_factory.mktemp("pebble")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def caddy(machine: Machine, authority: tuple[str, Path]) -> None:
+    """Caddy as Debian has it, on the server."""
+    try:
+        machine.call("hostnet", "apt-get", "update", "-qq")
+        machine.install("caddy")
+    except AssertionError as error:
+        pytest.skip(f"Caddy can't be installed: {error}")
+
+
+def behind_caddy(machine: Machine, sink: MailSink, directory: str) -> Properties:
+    """What the program declares."""
+    return declared(machine, sink=sink, tls="acme", domain=DOMAIN, acme_directory=directory, listen="127.0.0.1:8710")
+
+
+@pytest.mark.usefixtures("caddy")
+def test_a_certificate_that_caddy_gets(machine: Machine, sink: MailSink, authority: tuple[str, Path]) -> None:
+    """HTTPS with a trusted certificate when `up` is done; only postbacks and /healthz come through."""
+    directory, root = authority
+    machine.run("echo 'http://127.0.0.1:8099 {\n respond hello\n}' > /etc/caddy/Caddyfile; systemctl restart caddy")
+    props = behind_caddy(machine, sink, directory)
+    outputs = provider.create(props).outs
+    assert outputs is not None
+    context = ssl.create_default_context(cafile=str(root))
+    with Load(lambda: (machine.ip, 443), first=2_000_000, tls=context, domain=DOMAIN) as load:
+        for _ in range(5):
+            machine.run("systemctl restart callfire-mail-production.service")
+    load.check(sink)
+    for path, status in (("/healthz", "200"), ("/readyz", "404"), ("/", "404"), ("/metrics", "404")):
+        asked = f"curl -s -o /dev/null -w %{{http_code}} --cacert {root} --resolve {DOMAIN}:443:{machine.ip}"
+        got = subprocess.run([*asked.split(), f"https://{DOMAIN}{path}"], capture_output=True, text=True, check=True)
+        assert got.stdout == status, path
+    assert machine.run("journalctl -u caddy --no-pager").count(TOKEN) == 0
+    assert not provider.diff("id", read(provider, dict(outputs)), props).changes
+    machine.run("sed -i 's#/healthz#/*#' /etc/caddy/callfire-mail-production.caddy")
+    seen = read(provider, dict(outputs))
+    assert "/postback/* /*" in seen["servers"][machine.ip]["site"]
+    provider.update("id", seen, props)
+    assert not provider.diff("id", read(provider, dict(outputs)), props).changes
+    provider.delete("id", dict(outputs))
+    assert machine.run("ls /etc/caddy") == "Caddyfile"
+    assert machine.run(
+        "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8099').read())\""
+    ) == ("b'hello'")
+
+
+@pytest.mark.usefixtures("caddy")
+def test_a_certificate_that_never_comes(
+    machine: Machine, sink: MailSink, authority: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said with Caddy's own words, and the first installation is taken back."""
+    directory = authority[0].replace("14000", "14999")
+    with pytest.raises(ServerError, match=f"there is no certificate for {DOMAIN} after") as raised:
+        provider.create(behind_caddy(machine, sink, directory))
+    assert "its DNS name must point to this server, and ports 80 and 443 be open" in str(raised.value)
+    assert machine.run("ls -d /opt/callfire-mail /etc/callfire-mail /etc/caddy/callfire*", check=False) == ""
