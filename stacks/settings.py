@@ -22,6 +22,8 @@ from pydantic.alias_generators import to_camel
 from hosting.server import listen_stream
 from hosting.ssh import Access
 
+PLAIN = "it is a secret: set it with `pulumi config set --secret`"
+
 
 def address(value: str) -> str:
     """Return `value` when it can be an email address."""
@@ -33,7 +35,7 @@ def address(value: str) -> str:
 def secret(value: object) -> object:
     """Return `value` when it is a secret output; in plain text it is refused, and not repeated."""
     if value is not None and not isinstance(value, pulumi.Output):
-        raise ValueError("it is a secret: set it with `pulumi config set --secret`")
+        raise ValueError(PLAIN)
     return value
 
 
@@ -144,15 +146,20 @@ class StackSettings(BaseModel):
         Raises:
             pulumi.RunError: with every mistake, by name.
         """
+        mistakes, settings = [], None
+        if pulumi.Config("callfire").get("password") and not is_config_secret("callfire:password"):
+            mistakes.append(f"  callfire:password: {PLAIN}")
         try:
-            return cls.model_validate({to_camel(name): read(config, name) for name in cls.model_fields})
+            settings = cls.model_validate({to_camel(name): read(config, name) for name in cls.model_fields})
         except ValidationError as error:
-            mistakes = [
+            mistakes += [
                 f"  {'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}" for found in error.errors()
             ]
+        if mistakes or settings is None:
             raise pulumi.RunError(
                 f"The settings in stacks/Pulumi.{pulumi.get_stack()}.yaml can't be used:\n" + "\n".join(mistakes)
-            ) from None
+            )
+        return settings
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""

@@ -40,7 +40,7 @@ def test_every_program_of_the_handbook_works(project: Project, sandbox: Sandbox)
         (value,) = (value for name, value in values.items() if line.endswith(name))
         project.shell(line, stdin=value)
     project.pulumi("config", "set", "subscriptionId", str(there["id"]))
-    project.pulumi("config", "set", "--path", "numbers[0]", "18186469993")
+    project.pulumi("config", "set", "numbers", "18186469993")
     programs = [program for doc in DOCS for program in blocks(doc, "python")]
     assert len(programs) > 5
     project.write("\n".join(f"exec({program!r}, {{}})" for program in programs))

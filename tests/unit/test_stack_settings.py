@@ -68,3 +68,11 @@ def test_a_secret_in_plain_text_is_refused() -> None:
         load(GOOD | {"smtpPassword": "tell-nobody"})
     assert "tell-nobody" not in str(raised.value)
     assert load(GOOD | {"smtpPassword": "tell-nobody"}, secrets=("smtpPassword",)).smtp_password is not None
+
+
+def test_callfires_password_in_plain_text_is_refused() -> None:
+    """It stands beside the program's settings, and would be committed with them."""
+    set_all_config({"callfire:password": "tell-nobody"})
+    with pytest.raises(pulumi.RunError, match=r"callfire:password: .*--secret(?s:.*)mailFrom") as raised:
+        StackSettings.load(pulumi.Config("test"))
+    assert "tell-nobody" not in str(raised.value)
