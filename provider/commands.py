@@ -370,7 +370,7 @@ def _write_import(folder: Path, named: dict[str, RemoteSubscription]) -> None:
     (folder / ".gitignore").write_text("*\n")
     _write_private(folder / "import.json", json.dumps(imports.import_file(named), indent=1))
     _write_private(folder / "endpoints.json", json.dumps(imports.endpoints_file(named)))
-    (folder / "subscriptions.py").write_text(imports.python_code(named))
+    (folder / "subscriptions.py").write_text(imports.python_code(named), encoding="utf-8")
 
 
 def _write_private(path: Path, text: str) -> None:

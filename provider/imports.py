@@ -78,15 +78,21 @@ def _entry(name: str, subscription: RemoteSubscription, reference: str) -> dict[
 
 def _statement(name: str, subscription: RemoteSubscription) -> str:
     properties = subscription.properties
-    arguments = [f"endpoint=endpoints[{json.dumps(name)}]"]
+    arguments = [f"endpoint=endpoints[{_literal(name)}]"]
     for argument, default in _DEFAULTS.items():
         value = properties.get(argument)
         if value != default:
-            arguments.append(f"{argument}={value!r}".replace("'", '"'))
+            arguments.append(f"{argument}={_literal(value)}")
     if properties.get("filter"):
-        arguments.append("filter=" + json.dumps(properties["filter"]).replace("true", "True").replace("false", "False"))
+        fields = ", ".join(f"{_literal(field)}: {_literal(value)}" for field, value in properties["filter"].items())
+        arguments.append(f"filter={{{fields}}}")
     lines = "".join(f"    {argument},\n" for argument in arguments)
-    return f"Subscription(\n    {json.dumps(name)},\n{lines})\n"
+    return f"Subscription(\n    {_literal(name)},\n{lines})\n"
+
+
+def _literal(value: str | bool | None) -> str:  # noqa: FBT001 - what a property may hold
+    """Write a value as Python does, but a string with the quotes of the rest of the code."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _describe(subscription: RemoteSubscription) -> str:
