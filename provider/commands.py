@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from provider import canonical, imports
-from provider.account import Account, account_of
+from provider.account import account_of
 from provider.errors import ProviderError
 from provider.redaction import describe_endpoint, endpoint_secrets, redact
 from provider.remote import RemoteSubscription
@@ -191,7 +191,7 @@ def sweep(  # noqa: PLR0913 - one per option
     chosen = [s for s in chosen if in_stacks or s.id not in view.holders]
     outcome = _Outcome(missing=sorted(wanted_ids - {s.id for s in view.subscriptions}, key=int))
     if yes:
-        _delete(view.account, chosen, outcome, quiet=as_json)
+        _delete(view, chosen, outcome, quiet=as_json)
     _report_sweep(view, chosen, kept, outcome, yes=yes, as_json=as_json, show_secrets=show_secrets)
     if outcome.failed or outcome.interrupted:
         sys.exit(1)
@@ -204,10 +204,11 @@ class _View:
         stacks = Stacks()
         settings = stacks.settings(stack)
         self.account = account_of(settings)
+        self._password = settings.password
         try:
             self.subscriptions = sorted(self.account.all(), key=lambda s: int(s.id))
         except ProviderError as error:
-            raise type(error)(redact(error.said, settings.password.value), error.what_to_do) from None
+            raise type(error)(self.redact(error.said), error.what_to_do) from None
         self.holders: dict[str, Holder] = {}
         self.stacks_problem: str | None = None
         try:
@@ -215,6 +216,11 @@ class _View:
         except StacksUnknown as error:
             self.stacks_problem = str(error)
         self._ours = {_server(s) for s in self.subscriptions if s.id in self.holders}
+
+    def redact(self, text: str, *subscriptions: RemoteSubscription) -> str:
+        """Return `text` without the password and without what is secret in these subscriptions."""
+        endpoints = (subscription.properties["endpoint"] for subscription in subscriptions)
+        return redact(text, self._password.value, *(s for endpoint in endpoints for s in endpoint_secrets(endpoint)))
 
     def on_our_servers(self, subscription: RemoteSubscription) -> bool:
         """Whether its endpoint is on a server that a subscription of a local stack posts to."""
@@ -240,14 +246,14 @@ class _Outcome:
     interrupted: bool = False
 
 
-def _delete(account: Account, chosen: list[RemoteSubscription], outcome: _Outcome, *, quiet: bool) -> None:
+def _delete(view: _View, chosen: list[RemoteSubscription], outcome: _Outcome, *, quiet: bool) -> None:
     """Delete them, a few at a time; Ctrl-C lets those end that are under way, and begins no other."""
 
     def delete(subscription: RemoteSubscription) -> tuple[str, str | None]:
         try:
-            account.delete(subscription.id, None)
+            view.account.delete(subscription.id, None)
         except ProviderError as error:
-            return subscription.id, redact(str(error), *endpoint_secrets(subscription.properties["endpoint"]))
+            return subscription.id, view.redact(str(error), subscription)
         return subscription.id, None
 
     under_way: list[Future[tuple[str, str | None]]] = []
