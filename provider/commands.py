@@ -151,7 +151,7 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
     "--unowned", is_flag=True, help="Those in no local stack whose endpoint is on a server that a stack uses."
 )
 @click.option("--foreign", is_flag=True, help="With --unowned: those of other servers, so other applications, too.")
-@click.option("--in-stacks", is_flag=True, help="Delete even what a local stack holds.")
+@click.option("--in-stacks", is_flag=True, help="Delete even what a local stack holds or may hold.")
 @click.option("--yes", is_flag=True, help="Delete. Without it, only show what would be deleted.")
 @_stack_option
 @_json_option
@@ -178,8 +178,9 @@ def sweep(  # noqa: PLR0913 - one per option
         raise click.UsageError("--foreign goes with --unowned.")
     wanted_ids = {_parse_id(text) for text in ids}
     view = _View(stack)
-    if view.stacks_problem is not None and unowned:
-        raise _Failed(f"Whose subscriptions these are is not known, so none is deleted. {view.stacks_problem}")
+    if view.stacks_problem is not None and (unowned or (yes and not in_stacks)):
+        advice = "" if unowned else " Or say --in-stacks, to delete what a stack may hold."
+        raise _Failed(f"Whose subscriptions these are is not known, so none is deleted. {view.stacks_problem}{advice}")
     chosen = [
         s
         for s in view.subscriptions

@@ -73,9 +73,20 @@ def test_without_stacks_list_says_so(project: Project, foreign: list[str]) -> No
     shown = project.command("list", **NOWHERE)
     assert "3 subscriptions. Whose they are is not known: `pulumi stack ls" in shown.output
     assert document(project.command("list", "--json", **NOWHERE))["stacks_problem"].startswith("`pulumi stack ls")
-    refused = project.command("sweep", "--unowned", "--foreign", "--yes", check=False, **NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "words", [("--unowned", "--foreign"), ("--unowned", "--in-stacks", "--yes"), ("--endpoint", "https://", "--yes")]
+)
+def test_without_stacks_sweep_deletes_nothing(
+    project: Project, sandbox: Sandbox, foreign: list[str], words: tuple[str, ...]
+) -> None:
+    """What it cannot see may be a stack's; only --in-stacks says that this does not matter."""
+    refused = project.command("sweep", *words, check=False, **NOWHERE)
     assert refused.status == 1
-    assert "so none is deleted" in refused.output
+    assert "so none is deleted. `pulumi stack ls" in refused.output
+    assert ("Or say --in-stacks" in refused.output) is ("--unowned" not in words)
+    assert ids(sandbox) == foreign
 
 
 def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
@@ -140,7 +151,7 @@ def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreig
     """And ends with a summary and exit status 1; which of the two has the error is the threads' affair."""
     message = f"{sandbox.password} may not delete {TOKEN}"
     sandbox.trouble("soap-fault", operation="DeleteSubscription", fault="FORBIDDEN", message=message)
-    done = project.command("sweep", *foreign[:2], "--yes", check=False, **NOWHERE)
+    done = project.command("sweep", *foreign[:2], "--in-stacks", "--yes", check=False, **NOWHERE)
     assert done.status == 1
     assert "1 deleted, 1 failed, 0 kept." in done.output
     assert "could not be deleted: CallFire said FORBIDDEN" in done.output
@@ -154,10 +165,11 @@ def test_sweep_stops_when_it_is_interrupted(project: Project, sandbox: Sandbox) 
     """What is under way ends, nothing else is begun, and the summary says so."""
     hooks = [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(50)]
     sandbox.plant({"subscriptions": hooks})
+    words = ("sweep", "--endpoint", "https://old.", "--in-stacks")
     with TroubledCallFire(sandbox) as callfire:
         held = [callfire.strike("DeleteSubscription", When.BEFORE, Trouble.HOLD) for _ in range(AT_ONCE)]
         with subprocess.Popen(
-            [ROOT / ".venv" / "bin" / "python", "-m", "provider", "sweep", "--endpoint", "https://old.", "--yes"],
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", *words, "--yes"],
             cwd=project.folder,
             env=project.environ | NOWHERE | credentials(sandbox, callfire.url),
             stdout=subprocess.PIPE,
@@ -206,7 +218,7 @@ def test_sweep_sees_beyond_the_first_thousand(project: Project, sandbox: Sandbox
             + [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(3)]
         }
     )
-    shown = on_a_terminal(project, "sweep", "--endpoint", "https://old.example.com/", "--yes")
+    shown = on_a_terminal(project, "sweep", "--endpoint", "https://old.example.com/", "--in-stacks", "--yes")
     assert "Deleting" in shown
     assert "100%" in shown
     assert "3 deleted, 0 failed, 0 kept." in shown
