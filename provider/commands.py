@@ -108,18 +108,19 @@ def list_(stack: str | None, *, as_json: bool, show_secrets: bool) -> None:
 def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_json: bool) -> None:
     """Write the file for `pulumi import`, and the Python code to paste.
 
-    Subscriptions that a local stack holds already are left out.
+    Subscriptions that a local stack holds already are left out, and what was imported before stays as it is.
     """
     view = _View(stack)
     wanted = [s for s in view.subscriptions if not patterns or any(_matches(s, pattern) for pattern in patterns)]
     free = [s for s in wanted if s.id not in view.holders]
-    named = imports.name_resources(free)
-    if not named:
+    if not free:
         raise _Failed(
             f"Nothing to import: {len(view.subscriptions)} subscriptions on the account, {len(wanted)} match, "
             f"{len(wanted) - len(free)} of them are in a stack already (see `python -m provider list`)."
         )
-    _write_import(output, named)
+    endpoints = view.imported_endpoints()
+    named = imports.name_resources(free, {holder.resource for holder in view.holders.values()}, endpoints)
+    _write_import(output, named, endpoints)
     held = [s.id for s in wanted if s.id in view.holders]
     report = {
         "imported": [{"name": name, "id": found.id} for name, found in named.items()],
@@ -202,8 +203,8 @@ class _View:
     """The account and the stacks, read once."""
 
     def __init__(self, stack: str | None) -> None:
-        stacks = Stacks()
-        settings = stacks.settings(stack)
+        self._stack, self._stacks = stack, Stacks()
+        settings = self._stacks.settings(stack)
         self.account = account_of(settings)
         self._password = settings.password
         try:
@@ -213,7 +214,7 @@ class _View:
         self.holders: dict[str, Holder] = {}
         self.stacks_problem: str | None = None
         try:
-            self.holders = stacks.holders(settings)
+            self.holders = self._stacks.holders(settings)
         except StacksUnknown as error:
             self.stacks_problem = str(error)
         self._ours = {_server(s) for s in self.subscriptions if s.id in self.holders}
@@ -222,6 +223,14 @@ class _View:
         """Return `text` without the password and without what is secret in these subscriptions."""
         endpoints = (subscription.properties["endpoint"] for subscription in subscriptions)
         return redact(text, self._password.value, *(s for endpoint in endpoints for s in endpoint_secrets(endpoint)))
+
+    def imported_endpoints(self) -> dict[str, str]:
+        """What the stack's secret holds from former imports, by the name of the resource."""
+        try:
+            return self._stacks.secret_object(self._stack, imports.CONFIG_KEY)
+        except ProviderError as error:
+            advice = "The file to set it from would lose what it holds, so nothing is written."
+            raise _Failed(f"The stack's {imports.CONFIG_KEY} cannot be read. {advice} {error}") from None
 
     def on_our_servers(self, subscription: RemoteSubscription) -> bool:
         """Whether its endpoint is on a server that a subscription of a local stack posts to."""
@@ -372,11 +381,11 @@ def _parse_id(text: str) -> str:
         raise click.UsageError(f"{text!r} is not the id of a subscription; ids are whole numbers above 0.") from None
 
 
-def _write_import(folder: Path, named: dict[str, RemoteSubscription]) -> None:
+def _write_import(folder: Path, named: dict[str, RemoteSubscription], endpoints: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     _write_private(folder / "import.json", json.dumps(imports.import_file(named), indent=1))
-    _write_private(folder / "endpoints.json", json.dumps(imports.endpoints_file(named)))
+    _write_private(folder / "endpoints.json", json.dumps(endpoints | imports.endpoints_file(named)))
     (folder / "subscriptions.py").write_text(imports.python_code(named), encoding="utf-8")
 
 

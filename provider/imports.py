@@ -7,7 +7,7 @@ them from one secret of the stack's configuration.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from pulumi.dynamic.dynamic import serialize_provider
@@ -29,12 +29,21 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
-def name_resources(subscriptions: Iterable[RemoteSubscription]) -> dict[str, RemoteSubscription]:
-    """Give each subscription a name that says what it is for, and its id where that is not enough."""
+def name_resources(
+    subscriptions: Iterable[RemoteSubscription], resources: Collection[str], endpoints: Mapping[str, str]
+) -> dict[str, RemoteSubscription]:
+    """Give each subscription a name that says what it is for, and its id where that is not enough.
+
+    Args:
+        subscriptions: what to name.
+        resources: names that the stacks use.
+        endpoints: the stack's secret, whose entries go on meaning what they mean.
+    """
     named: dict[str, RemoteSubscription] = {}
     for subscription in subscriptions:
-        name = _describe(subscription)
-        named[f"{name}-{subscription.id}" if name in named else name] = subscription
+        name, endpoint = _describe(subscription), subscription.properties["endpoint"]
+        taken = name in named or name in resources or endpoints.get(name, endpoint) != endpoint
+        named[f"{name}-{subscription.id}" if taken else name] = subscription
     return named
 
 
@@ -45,7 +54,7 @@ def import_file(named: Mapping[str, RemoteSubscription]) -> dict[str, Any]:
 
 
 def endpoints_file(named: Mapping[str, RemoteSubscription]) -> dict[str, str]:
-    """Return the value of the stack's secret."""
+    """Return what they add to the stack's secret."""
     return {name: subscription.properties["endpoint"] for name, subscription in named.items()}
 
 

@@ -95,15 +95,8 @@ def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox,
         endpoint="http://10.0.0.7/x", trigger_event=TEXTS, filter={"from_number": "+18185551212", "batch_id": "7"}
     )
     before = sandbox.subscriptions()
-    told = project.command("import")
-    commands = re.findall(r"^  \d\. (pulumi (?:config|import) .*)$", told.output, re.MULTILINE)
-    assert len(commands) == 2
-    assert TOKEN not in told.output
+    code = bring(project)
     assert (project.folder / "imported" / "import.json").stat().st_mode & 0o077 == 0
-    for command in commands:
-        project.shell(command)
-    code = (project.folder / "imported" / "subscriptions.py").read_text()
-    assert TOKEN not in code
     assert TOKEN not in project.checkpoint.read_text()
     project.write(code)
     project.pulumi("preview", "--expect-no-changes", "--refresh")
@@ -113,13 +106,50 @@ def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox,
     assert sandbox.subscriptions() == []
 
 
+def test_a_second_import_leaves_the_first_as_it_is(project: Project, sandbox: Sandbox) -> None:
+    """Both describe themselves alike, and each goes on posting to its own endpoint."""
+    made = [
+        sandbox.create_subscription(endpoint=f"https://mail.example.com/{TOKEN}/{number}", trigger_event=TEXTS)
+        for number in range(2)
+    ]
+    code = "\n".join([bring(project, "--match", held["id"]) for held in made])
+    project.write(code)
+    project.pulumi("preview", "--expect-no-changes", "--refresh")
+    assert sorted(project.ids()) == ids(sandbox)
+
+
+def test_import_writes_nothing_that_would_lose_what_is_there(project: Project, foreign: list[str]) -> None:
+    """Where the stack's secret cannot be read, or is something else."""
+    refused = project.command("import", check=False, **NOWHERE)
+    assert refused.status == 1
+    assert "subscriptionEndpoints cannot be read" in refused.output
+    project.pulumi("config", "set", "--secret", "subscriptionEndpoints", TOKEN)
+    refused = project.command("import", check=False)
+    assert refused.status == 1
+    assert "subscriptionEndpoints in the stack's configuration is not a JSON object." in refused.output
+    assert TOKEN not in refused.output
+    assert not (project.folder / "imported").exists()
+
+
+def bring(project: Project, *words: str) -> str:
+    """Import, run the commands that it prints, word for word, and return the code."""
+    told = project.command("import", *words)
+    commands = re.findall(r"^  \d\. (pulumi (?:config|import) .*)$", told.output, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        project.shell(command)
+    code = (project.folder / "imported" / "subscriptions.py").read_text()
+    assert TOKEN not in told.output + code
+    return code
+
+
 @pytest.mark.parametrize(
     ("pattern", "chosen"),
     [("https://crm.*", [1]), ("INBOUND_CALL*", [0]), ("18186469991", [1]), ("*@example.com", [2])],
 )
 def test_import_of_some(project: Project, foreign: list[str], pattern: str, chosen: list[int]) -> None:
     """By endpoint, trigger, number or id."""
-    report = document(project.command("import", "--json", "--match", pattern, **NOWHERE))
+    report = document(project.command("import", "--json", "--match", pattern))
     assert [found["id"] for found in report["imported"]] == [foreign[index] for index in chosen]
 
 

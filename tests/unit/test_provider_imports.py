@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from provider.imports import name_resources, python_code
+from provider.imports import endpoints_file, name_resources, python_code
 from provider.remote import RemoteSubscription
 
 PROPERTIES = {
@@ -16,7 +16,7 @@ PROPERTIES = {
 
 def declared(**more: Any) -> dict[str, Any]:
     """The arguments, but the endpoint, that the code for one subscription declares."""
-    code = python_code(name_resources([RemoteSubscription("7", {**PROPERTIES, **more})]))
+    code = python_code({"texts": RemoteSubscription("7", {**PROPERTIES, **more})})
     (call,) = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.keywords)
     return {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg and word.arg != "endpoint"}
 
@@ -29,3 +29,13 @@ def test_the_code_declares_every_value_as_it_is() -> None:
     assert declared(filter=odd) == {"filter": odd}
     changed = {"notification_format": "it's", "trigger_event": None, "enabled": False, "non_strict_ssl": True}
     assert declared(**changed) == changed
+
+
+def test_a_name_is_given_once() -> None:
+    """Where another subscription or resource has it, or a former import for another endpoint, the id is added."""
+    one, two = (RemoteSubscription(id_, {**PROPERTIES, "endpoint": f"https://mail/{id_}"}) for id_ in ("1", "2"))
+    assert name_resources([one, two], (), {}) == {"inbound-text": one, "inbound-text-2": two}
+    assert name_resources([two], {"inbound-text"}, {}) == {"inbound-text-2": two}
+    former = endpoints_file({"inbound-text": one})
+    assert name_resources([two], (), former) == {"inbound-text-2": two}
+    assert name_resources([one], (), former) == {"inbound-text": one}
