@@ -128,6 +128,7 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
         "file": str(output / "import.json"),
         "endpoints": str(output / "endpoints.json"),
         "code": str(output / "subscriptions.py"),
+        "stacks_problem": view.stacks_problem,
     }
     if as_json:
         _print_json(report)
@@ -143,6 +144,8 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
     )
     if held:
         click.echo(f"Left out, because a stack holds them: {', '.join(held)}.", err=True)
+    if view.stacks_problem is not None:
+        click.echo(f"Whether a stack holds them already is not known: {view.stacks_problem}", err=True)
 
 
 @main.command("sweep")

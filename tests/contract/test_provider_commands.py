@@ -131,6 +131,13 @@ def test_import_writes_nothing_that_would_lose_what_is_there(project: Project, f
     assert not (project.folder / "imported").exists()
 
 
+def test_import_says_when_it_cannot_see_what_is_held(project: Project, foreign: list[str]) -> None:
+    """Two stacks that hold the same subscription destroy it for each other."""
+    project.checkpoint.with_name("prod.json").write_text("{")
+    assert "Whether a stack holds them already is not known: `pulumi stack " in project.command("import").output
+    assert document(project.command("import", "--json"))["stacks_problem"].startswith("`pulumi stack ")
+
+
 def bring(project: Project, *words: str) -> str:
     """Import, run the commands that it prints, word for word, and return the code."""
     told = project.command("import", *words)
