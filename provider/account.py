@@ -85,17 +85,17 @@ class Account:
     def find(self, id_: str) -> RemoteSubscription | None:
         """Return a subscription from the listing, or None when CallFire does not have it.
 
-        A listing of several pages can miss one while another program deletes. So that nothing is given up for that,
-        an absent one is then asked for by its id.
+        A listing can lack one that is there: because another program deletes meanwhile, or because it lags behind. So
+        that nothing is given up for that, an absent one is then asked for by its id.
         """
         with self._listing_read() as listing:
             found = listing.by_id.get(id_)
-        if found is None and listing.pages > 1:
-            try:
-                return self._repeat(lambda _: self._api.get(id_))
-            except NotFound:
-                return None
-        return found
+        if found is not None:
+            return found
+        try:
+            return self.get(id_)
+        except NotFound:
+            return None
 
     def get(self, id_: str) -> RemoteSubscription:
         """Ask CallFire for one subscription."""
@@ -243,7 +243,6 @@ class _Listing:
 
     def __init__(self) -> None:
         self.by_id: dict[str, RemoteSubscription] = {}
-        self.pages = 0
         self.length = 0
         self.read_to_its_end = False
         self._totals: set[int] = set()
@@ -255,7 +254,6 @@ class _Listing:
         return self._totals == {len(self.by_id)}
 
     def add_page(self, page: Page) -> None:
-        self.pages += 1
         self.length += len(page.subscriptions)
         self.read_to_its_end = self.length >= page.total or not page.subscriptions
         self._totals.add(page.total)

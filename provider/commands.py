@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from provider import canonical, imports
-from provider.account import Account, account_of
+from provider.account import account_of
 from provider.errors import ProviderError
 from provider.redaction import describe_endpoint, endpoint_secrets, redact
 from provider.remote import RemoteSubscription
@@ -108,18 +108,19 @@ def list_(stack: str | None, *, as_json: bool, show_secrets: bool) -> None:
 def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_json: bool) -> None:
     """Write the file for `pulumi import`, and the Python code to paste.
 
-    Subscriptions that a local stack holds already are left out.
+    Subscriptions that a local stack holds already are left out, and what was imported before stays as it is.
     """
     view = _View(stack)
     wanted = [s for s in view.subscriptions if not patterns or any(_matches(s, pattern) for pattern in patterns)]
     free = [s for s in wanted if s.id not in view.holders]
-    named = imports.name_resources(free)
-    if not named:
+    if not free:
         raise _Failed(
             f"Nothing to import: {len(view.subscriptions)} subscriptions on the account, {len(wanted)} match, "
             f"{len(wanted) - len(free)} of them are in a stack already (see `python -m provider list`)."
         )
-    _write_import(output, named)
+    endpoints = view.imported_endpoints()
+    named = imports.name_resources(free, {holder.resource for holder in view.holders.values()}, endpoints)
+    _write_import(output, named, endpoints)
     held = [s.id for s in wanted if s.id in view.holders]
     report = {
         "imported": [{"name": name, "id": found.id} for name, found in named.items()],
@@ -127,6 +128,7 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
         "file": str(output / "import.json"),
         "endpoints": str(output / "endpoints.json"),
         "code": str(output / "subscriptions.py"),
+        "stacks_problem": view.stacks_problem,
     }
     if as_json:
         _print_json(report)
@@ -142,6 +144,8 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
     )
     if held:
         click.echo(f"Left out, because a stack holds them: {', '.join(held)}.", err=True)
+    if view.stacks_problem is not None:
+        click.echo(f"Whether a stack holds them already is not known: {view.stacks_problem}", err=True)
 
 
 @main.command("sweep")
@@ -151,7 +155,7 @@ def import_(patterns: tuple[str, ...], output: Path, stack: str | None, *, as_js
     "--unowned", is_flag=True, help="Those in no local stack whose endpoint is on a server that a stack uses."
 )
 @click.option("--foreign", is_flag=True, help="With --unowned: those of other servers, so other applications, too.")
-@click.option("--in-stacks", is_flag=True, help="Delete even what a local stack holds.")
+@click.option("--in-stacks", is_flag=True, help="Delete even what a local stack holds or may hold.")
 @click.option("--yes", is_flag=True, help="Delete. Without it, only show what would be deleted.")
 @_stack_option
 @_json_option
@@ -178,8 +182,9 @@ def sweep(  # noqa: PLR0913 - one per option
         raise click.UsageError("--foreign goes with --unowned.")
     wanted_ids = {_parse_id(text) for text in ids}
     view = _View(stack)
-    if view.stacks_problem is not None and unowned:
-        raise _Failed(f"Whose subscriptions these are is not known, so none is deleted. {view.stacks_problem}")
+    if view.stacks_problem is not None and (unowned or (yes and not in_stacks)):
+        advice = "" if unowned else " Or say --in-stacks, to delete what a stack may hold."
+        raise _Failed(f"Whose subscriptions these are is not known, so none is deleted. {view.stacks_problem}{advice}")
     chosen = [
         s
         for s in view.subscriptions
@@ -191,7 +196,7 @@ def sweep(  # noqa: PLR0913 - one per option
     chosen = [s for s in chosen if in_stacks or s.id not in view.holders]
     outcome = _Outcome(missing=sorted(wanted_ids - {s.id for s in view.subscriptions}, key=int))
     if yes:
-        _delete(view.account, chosen, outcome, quiet=as_json)
+        _delete(view, chosen, outcome, quiet=as_json)
     _report_sweep(view, chosen, kept, outcome, yes=yes, as_json=as_json, show_secrets=show_secrets)
     if outcome.failed or outcome.interrupted:
         sys.exit(1)
@@ -201,20 +206,34 @@ class _View:
     """The account and the stacks, read once."""
 
     def __init__(self, stack: str | None) -> None:
-        stacks = Stacks()
-        settings = stacks.settings(stack)
+        self._stack, self._stacks = stack, Stacks()
+        settings = self._stacks.settings(stack)
         self.account = account_of(settings)
+        self._password = settings.password
         try:
             self.subscriptions = sorted(self.account.all(), key=lambda s: int(s.id))
         except ProviderError as error:
-            raise type(error)(redact(error.said, settings.password.value), error.what_to_do) from None
+            raise type(error)(self.redact(error.said), error.what_to_do) from None
         self.holders: dict[str, Holder] = {}
         self.stacks_problem: str | None = None
         try:
-            self.holders = stacks.holders(settings)
+            self.holders = self._stacks.holders(settings)
         except StacksUnknown as error:
             self.stacks_problem = str(error)
         self._ours = {_server(s) for s in self.subscriptions if s.id in self.holders}
+
+    def redact(self, text: str, *subscriptions: RemoteSubscription) -> str:
+        """Return `text` without the password and without what is secret in these subscriptions."""
+        endpoints = (subscription.properties["endpoint"] for subscription in subscriptions)
+        return redact(text, self._password.value, *(s for endpoint in endpoints for s in endpoint_secrets(endpoint)))
+
+    def imported_endpoints(self) -> dict[str, str]:
+        """What the stack's secret holds from former imports, by the name of the resource."""
+        try:
+            return self._stacks.secret_object(self._stack, imports.CONFIG_KEY)
+        except ProviderError as error:
+            advice = "The file to set it from would lose what it holds, so nothing is written."
+            raise _Failed(f"The stack's {imports.CONFIG_KEY} cannot be read. {advice} {error}") from None
 
     def on_our_servers(self, subscription: RemoteSubscription) -> bool:
         """Whether its endpoint is on a server that a subscription of a local stack posts to."""
@@ -240,14 +259,14 @@ class _Outcome:
     interrupted: bool = False
 
 
-def _delete(account: Account, chosen: list[RemoteSubscription], outcome: _Outcome, *, quiet: bool) -> None:
+def _delete(view: _View, chosen: list[RemoteSubscription], outcome: _Outcome, *, quiet: bool) -> None:
     """Delete them, a few at a time; Ctrl-C lets those end that are under way, and begins no other."""
 
     def delete(subscription: RemoteSubscription) -> tuple[str, str | None]:
         try:
-            account.delete(subscription.id, None)
+            view.account.delete(subscription.id, None)
         except ProviderError as error:
-            return subscription.id, redact(str(error), *endpoint_secrets(subscription.properties["endpoint"]))
+            return subscription.id, view.redact(str(error), subscription)
         return subscription.id, None
 
     under_way: list[Future[tuple[str, str | None]]] = []
@@ -365,12 +384,12 @@ def _parse_id(text: str) -> str:
         raise click.UsageError(f"{text!r} is not the id of a subscription; ids are whole numbers above 0.") from None
 
 
-def _write_import(folder: Path, named: dict[str, RemoteSubscription]) -> None:
+def _write_import(folder: Path, named: dict[str, RemoteSubscription], endpoints: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     _write_private(folder / "import.json", json.dumps(imports.import_file(named), indent=1))
-    _write_private(folder / "endpoints.json", json.dumps(imports.endpoints_file(named)))
-    (folder / "subscriptions.py").write_text(imports.python_code(named))
+    _write_private(folder / "endpoints.json", json.dumps(endpoints | imports.endpoints_file(named)))
+    (folder / "subscriptions.py").write_text(imports.python_code(named), encoding="utf-8")
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -49,7 +49,7 @@ class SubscriptionProvider(dynamic.ResourceProvider):
 
     def diff(self, id_: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         """Say whether what is declared differs from what is, and whether an update can cure it."""
-        return self._guard("Comparing", news, lambda life: life.diff(id_, olds, news), id_)
+        return self._guard("Comparing", news, lambda life: life.diff(id_, olds, news), id_, olds)
 
     def create(self, props: Properties) -> dynamic.CreateResult:
         """Adopt the identical subscription that an interrupted `up` left, or create one."""
@@ -61,33 +61,35 @@ class SubscriptionProvider(dynamic.ResourceProvider):
 
     def update(self, id_: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Send what changed."""
-        return self._guard("Updating", news, lambda life: life.update(id_, olds, news), id_)
+        return self._guard("Updating", news, lambda life: life.update(id_, olds, news), id_, olds)
 
     def delete(self, id_: str, props: Properties) -> None:
         """Delete the subscription; one that is already gone is as good."""
         self._guard("Deleting", props, lambda life: life.delete(id_, props), id_)
 
-    def _guard(self, doing: str, props: Properties, work: "Callable[[Lifecycle], T]", id_: str = "") -> T:
-        """Let nothing out but one short, redacted paragraph."""
+    def _guard(
+        self, doing: str, props: Properties, work: "Callable[[Lifecycle], T]", id_: str = "", *others: Properties
+    ) -> T:
+        """Let nothing out but one short paragraph, without the secrets of `props` and of `others`."""
         try:
             from provider.lifecycle import Lifecycle  # noqa: PLC0415 - 0.15 s that programs need not pay
 
             return work(Lifecycle(self._configured))
         except InvalidSettings as error:
-            raise ProviderError(self._redact(str(error), props)) from None
+            raise ProviderError(self._redact(str(error), props, *others)) from None
         except ProviderError as error:
             text = f"{doing} {_describe(props, id_)} failed. {error}"
-            raise type(error)(self._redact(text, props), "") from None
+            raise type(error)(self._redact(text, props, *others), "") from None
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt would hang the engine for ever
             text = f"{doing} {_describe(props, id_)} failed because of a mistake in this provider: {_where(error)}."
-            raise ProviderError(self._redact(text, props), "Please report it.") from None
+            raise ProviderError(self._redact(text, props, *others), "Please report it.") from None
 
     def _configured(self, name: str) -> str | None:
         return self._lookup(name) if self._lookup else None
 
-    def _redact(self, text: str, props: Properties) -> str:
+    def _redact(self, text: str, *held: Properties) -> str:
         password = os.environ.get("CALLFIRE_PASSWORD") or self._configured("callfire:password") or ""
-        return redact(text, password, *endpoint_secrets(props.get("endpoint")))
+        return redact(text, password, *(s for props in held for s in endpoint_secrets(props.get("endpoint"))))
 
 
 def _describe(props: Properties, id_: str) -> str:

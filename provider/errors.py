@@ -75,7 +75,7 @@ class TimedOut(Temporary):
 
 
 class Unavailable(Temporary):
-    """CallFire said that it is not available: HTTP 502, 503 or 504, or the fault UNAVAILABLE or TIMEOUT."""
+    """CallFire said that it is not available: HTTP 429, 502, 503 or 504, or the fault UNAVAILABLE or TIMEOUT."""
 
 
 class Unsettled(Temporary):

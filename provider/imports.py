@@ -7,7 +7,7 @@ them from one secret of the stack's configuration.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from pulumi.dynamic.dynamic import serialize_provider
@@ -29,12 +29,21 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
-def name_resources(subscriptions: Iterable[RemoteSubscription]) -> dict[str, RemoteSubscription]:
-    """Give each subscription a name that says what it is for, and its id where that is not enough."""
+def name_resources(
+    subscriptions: Iterable[RemoteSubscription], resources: Collection[str], endpoints: Mapping[str, str]
+) -> dict[str, RemoteSubscription]:
+    """Give each subscription a name that says what it is for, and its id where that is not enough.
+
+    Args:
+        subscriptions: what to name.
+        resources: names that the stacks use.
+        endpoints: the stack's secret, whose entries go on meaning what they mean.
+    """
     named: dict[str, RemoteSubscription] = {}
     for subscription in subscriptions:
-        name = _describe(subscription)
-        named[f"{name}-{subscription.id}" if name in named else name] = subscription
+        name, endpoint = _describe(subscription), subscription.properties["endpoint"]
+        taken = name in named or name in resources or endpoints.get(name, endpoint) != endpoint
+        named[f"{name}-{subscription.id}" if taken else name] = subscription
     return named
 
 
@@ -45,7 +54,7 @@ def import_file(named: Mapping[str, RemoteSubscription]) -> dict[str, Any]:
 
 
 def endpoints_file(named: Mapping[str, RemoteSubscription]) -> dict[str, str]:
-    """Return the value of the stack's secret."""
+    """Return what they add to the stack's secret."""
     return {name: subscription.properties["endpoint"] for name, subscription in named.items()}
 
 
@@ -78,15 +87,21 @@ def _entry(name: str, subscription: RemoteSubscription, reference: str) -> dict[
 
 def _statement(name: str, subscription: RemoteSubscription) -> str:
     properties = subscription.properties
-    arguments = [f"endpoint=endpoints[{json.dumps(name)}]"]
+    arguments = [f"endpoint=endpoints[{_literal(name)}]"]
     for argument, default in _DEFAULTS.items():
         value = properties.get(argument)
         if value != default:
-            arguments.append(f"{argument}={value!r}".replace("'", '"'))
+            arguments.append(f"{argument}={_literal(value)}")
     if properties.get("filter"):
-        arguments.append("filter=" + json.dumps(properties["filter"]).replace("true", "True").replace("false", "False"))
+        fields = ", ".join(f"{_literal(field)}: {_literal(value)}" for field, value in properties["filter"].items())
+        arguments.append(f"filter={{{fields}}}")
     lines = "".join(f"    {argument},\n" for argument in arguments)
-    return f"Subscription(\n    {json.dumps(name)},\n{lines})\n"
+    return f"Subscription(\n    {_literal(name)},\n{lines})\n"
+
+
+def _literal(value: str | bool | None) -> str:  # noqa: FBT001 - what a property may hold
+    """Write a value as Python does, but a string with the quotes of the rest of the code."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _describe(subscription: RemoteSubscription) -> str:

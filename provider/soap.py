@@ -45,6 +45,21 @@ _SVC: Final = "{http://api.callfire.com/service/xsd}"
 _SOAP_ENVELOPE: Final = b"http://www.w3.org/2003/05/soap-envelope"
 _LONGEST_QUOTE: Final = 300
 
+_BY_CODE: Final[Mapping[str, type[CallFireError]]] = {
+    "NOT_FOUND": NotFound,
+    "FORBIDDEN": Forbidden,
+    "BAD_REQUEST": BadRequest,
+    "UNAVAILABLE": Unavailable,
+    "TIMEOUT": Unavailable,
+}
+_BY_STATUS: Final[Mapping[int, type[CallFireError]]] = {
+    403: Forbidden,
+    429: Unavailable,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
 
 class CallFire:
     """The subscription service of one account. Threads share it; each has its own connection and zeep client."""
@@ -176,9 +191,10 @@ def _judge(response: requests.Response) -> None:
         raise PasswordRefused("CallFire refused the login or the password (HTTP 401).")
     if _SOAP_ENVELOPE in response.content:
         return
-    if status == requests.codes.forbidden:
+    kind = _BY_STATUS.get(status)
+    if kind is Forbidden:
         raise Forbidden("CallFire does not allow this (HTTP 403).")
-    if status in (requests.codes.too_many_requests, 502, 503, 504):
+    if kind is Unavailable:
         raise Unavailable(f"CallFire is not available (HTTP {status}).")
     if response.is_redirect:
         raise UnexpectedAnswer(f"The answer was a redirect (HTTP {status}), which a SOAP call does not follow.")
@@ -199,17 +215,10 @@ def _from_fault(fault: zeep.exceptions.Fault, status: int) -> CallFireError:
     code, message = _fault_info(fault)
     said = f"CallFire said {code}: {message}" if code else f"CallFire refused: {message}"
     said = said[:_LONGEST_QUOTE].rstrip(".") + "."
-    if "limit" in message.lower() and "subscription" in message.lower():
+    kind = _BY_CODE.get(code) if code else _BY_STATUS.get(status)
+    settled = kind in (NotFound, Unavailable)  # which code the account's limit has is not known
+    if not settled and "limit" in message.lower() and "subscription" in message.lower():
         return LimitReached(said)
-    by_code = {
-        "NOT_FOUND": NotFound,
-        "FORBIDDEN": Forbidden,
-        "BAD_REQUEST": BadRequest,
-        "UNAVAILABLE": Unavailable,
-        "TIMEOUT": Unavailable,
-    }
-    by_status = {403: Forbidden, 502: Unavailable, 503: Unavailable, 504: Unavailable}
-    kind = by_code.get(code) or (by_status.get(status) if not code else None)
     if kind is not None:
         return kind(said)
     return BadRequest(said) if str(fault.code).endswith(("Sender", "Client")) else CallFireError(said)

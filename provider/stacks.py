@@ -1,6 +1,6 @@
 """The local Pulumi stacks, asked through the CLI: their CallFire settings, and which subscriptions they hold.
 
-Reading only. It never asks for a stack's secrets except the CallFire settings of the one stack that a command names.
+Reading only. It never asks for secrets but those of the one stack that a command names.
 """
 
 import json
@@ -64,6 +64,27 @@ class Stacks:
                 "Set both, or run the command in the project's folder.",
             ) from None
         return read_settings(config.get)
+
+    def secret_object(self, stack: str | None, key: str) -> dict[str, Any]:
+        """Return an object of the project's own configuration in a stack; an empty one where there is none.
+
+        Args:
+            stack: its name; None for the one that is selected.
+            key: without the project's name.
+
+        Raises:
+            InvalidSettings: what is there is no JSON object.
+            StacksUnknown: the stack's configuration could not be read.
+        """
+        config = self._config(stack, "--show-secrets")
+        text = next((value for name, value in config.items() if name.partition(":")[2] == key), "{}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise InvalidSettings(f"{key} in the stack's configuration is not a JSON object.")
+        return value
 
     def holders(self, settings: Settings) -> dict[str, Holder]:
         """Return who holds what, by id, in all stacks of the backend that use this account.

@@ -22,8 +22,11 @@ PATIENCE = 120.0
 _OPERATION = re.compile(rb"<(?:\w+:)?(\w+(?:Subscriptions?))[ >/]")
 
 
-_OTHER_ANSWER = (
-    b"""<e:Envelope xmlns:e="http://www.w3.org/2003/05/soap-envelope"><e:Body><Hello/></e:Body></e:Envelope>"""
+_ENVELOPE = b'<e:Envelope xmlns:e="http://www.w3.org/2003/05/soap-envelope"><e:Body>%s</e:Body></e:Envelope>'
+_OTHER_ANSWER = _ENVELOPE % b"<Hello/>"
+_TOO_MANY = _ENVELOPE % (
+    b"<e:Fault><e:Code><e:Value>e:Sender</e:Value></e:Code>"
+    b'<e:Reason><e:Text xml:lang="en">over the limit for subscription calls</e:Text></e:Reason></e:Fault>'
 )
 
 
@@ -40,6 +43,7 @@ class Trouble(Enum):
     DROP = "the connection is cut"
     UNAVAILABLE = "503"
     WEB_PAGE = "503 with a page of HTML"
+    TOO_MANY = "429 with a fault that has no code of CallFire's"
     OTHER_ANSWER = "200 with an envelope that holds something else"
     LATE = "nothing for some seconds, then all goes on"
     HOLD = "nothing until the test says how it goes on"
@@ -172,6 +176,8 @@ class TroubledCallFire:
                 _answer(handler, 503, b"")
             case Trouble.WEB_PAGE:
                 _answer(handler, 503, b'<html xmlns="http://www.w3.org/1999/xhtml"><body>Back soon</body></html>')
+            case Trouble.TOO_MANY:
+                _answer(handler, 429, _TOO_MANY)
             case Trouble.OTHER_ANSWER:
                 _answer(handler, 200, _OTHER_ANSWER)
             case Trouble.LATE:

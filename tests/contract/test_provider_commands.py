@@ -73,9 +73,20 @@ def test_without_stacks_list_says_so(project: Project, foreign: list[str]) -> No
     shown = project.command("list", **NOWHERE)
     assert "3 subscriptions. Whose they are is not known: `pulumi stack ls" in shown.output
     assert document(project.command("list", "--json", **NOWHERE))["stacks_problem"].startswith("`pulumi stack ls")
-    refused = project.command("sweep", "--unowned", "--foreign", "--yes", check=False, **NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "words", [("--unowned", "--foreign"), ("--unowned", "--in-stacks", "--yes"), ("--endpoint", "https://", "--yes")]
+)
+def test_without_stacks_sweep_deletes_nothing(
+    project: Project, sandbox: Sandbox, foreign: list[str], words: tuple[str, ...]
+) -> None:
+    """What it cannot see may be a stack's; only --in-stacks says that this does not matter."""
+    refused = project.command("sweep", *words, check=False, **NOWHERE)
     assert refused.status == 1
-    assert "so none is deleted" in refused.output
+    assert "so none is deleted. `pulumi stack ls" in refused.output
+    assert ("Or say --in-stacks" in refused.output) is ("--unowned" not in words)
+    assert ids(sandbox) == foreign
 
 
 def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
@@ -84,15 +95,8 @@ def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox,
         endpoint="http://10.0.0.7/x", trigger_event=TEXTS, filter={"from_number": "+18185551212", "batch_id": "7"}
     )
     before = sandbox.subscriptions()
-    told = project.command("import")
-    commands = re.findall(r"^  \d\. (pulumi (?:config|import) .*)$", told.output, re.MULTILINE)
-    assert len(commands) == 2
-    assert TOKEN not in told.output
+    code = bring(project)
     assert (project.folder / "imported" / "import.json").stat().st_mode & 0o077 == 0
-    for command in commands:
-        project.shell(command)
-    code = (project.folder / "imported" / "subscriptions.py").read_text()
-    assert TOKEN not in code
     assert TOKEN not in project.checkpoint.read_text()
     project.write(code)
     project.pulumi("preview", "--expect-no-changes", "--refresh")
@@ -102,13 +106,57 @@ def test_import_then_preview_shows_no_change(project: Project, sandbox: Sandbox,
     assert sandbox.subscriptions() == []
 
 
+def test_a_second_import_leaves_the_first_as_it_is(project: Project, sandbox: Sandbox) -> None:
+    """Both describe themselves alike, and each goes on posting to its own endpoint."""
+    made = [
+        sandbox.create_subscription(endpoint=f"https://mail.example.com/{TOKEN}/{number}", trigger_event=TEXTS)
+        for number in range(2)
+    ]
+    code = "\n".join([bring(project, "--match", held["id"]) for held in made])
+    project.write(code)
+    project.pulumi("preview", "--expect-no-changes", "--refresh")
+    assert sorted(project.ids()) == ids(sandbox)
+
+
+def test_import_writes_nothing_that_would_lose_what_is_there(project: Project, foreign: list[str]) -> None:
+    """Where the stack's secret cannot be read, or is something else."""
+    refused = project.command("import", check=False, **NOWHERE)
+    assert refused.status == 1
+    assert "subscriptionEndpoints cannot be read" in refused.output
+    project.pulumi("config", "set", "--secret", "subscriptionEndpoints", TOKEN)
+    refused = project.command("import", check=False)
+    assert refused.status == 1
+    assert "subscriptionEndpoints in the stack's configuration is not a JSON object." in refused.output
+    assert TOKEN not in refused.output
+    assert not (project.folder / "imported").exists()
+
+
+def test_import_says_when_it_cannot_see_what_is_held(project: Project, foreign: list[str]) -> None:
+    """Two stacks that hold the same subscription destroy it for each other."""
+    project.checkpoint.with_name("prod.json").write_text("{")
+    assert "Whether a stack holds them already is not known: `pulumi stack " in project.command("import").output
+    assert document(project.command("import", "--json"))["stacks_problem"].startswith("`pulumi stack ")
+
+
+def bring(project: Project, *words: str) -> str:
+    """Import, run the commands that it prints, word for word, and return the code."""
+    told = project.command("import", *words)
+    commands = re.findall(r"^  \d\. (pulumi (?:config|import) .*)$", told.output, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        project.shell(command)
+    code = (project.folder / "imported" / "subscriptions.py").read_text()
+    assert TOKEN not in told.output + code
+    return code
+
+
 @pytest.mark.parametrize(
     ("pattern", "chosen"),
     [("https://crm.*", [1]), ("INBOUND_CALL*", [0]), ("18186469991", [1]), ("*@example.com", [2])],
 )
 def test_import_of_some(project: Project, foreign: list[str], pattern: str, chosen: list[int]) -> None:
     """By endpoint, trigger, number or id."""
-    report = document(project.command("import", "--json", "--match", pattern, **NOWHERE))
+    report = document(project.command("import", "--json", "--match", pattern))
     assert [found["id"] for found in report["imported"]] == [foreign[index] for index in chosen]
 
 
@@ -137,25 +185,28 @@ def test_sweep_deletes_only_when_told(project: Project, sandbox: Sandbox, foreig
 
 
 def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
-    """And ends with a summary and exit status 1; what was gone already counts as deleted."""
-    sandbox.trouble("soap-fault", operation="DeleteSubscription", fault="FORBIDDEN", message=f"not {TOKEN}")
-    done = project.command("sweep", *foreign, "--yes", check=False, **NOWHERE)
+    """And ends with a summary and exit status 1; which of the two has the error is the threads' affair."""
+    message = f"{sandbox.password} may not delete {TOKEN}"
+    sandbox.trouble("soap-fault", operation="DeleteSubscription", fault="FORBIDDEN", message=message)
+    done = project.command("sweep", *foreign[:2], "--in-stacks", "--yes", check=False, **NOWHERE)
     assert done.status == 1
-    assert "2 deleted, 1 failed, 0 kept." in done.output
+    assert "1 deleted, 1 failed, 0 kept." in done.output
     assert "could not be deleted: CallFire said FORBIDDEN" in done.output
     assert "Whether a stack holds them is not known" in done.output
     assert TOKEN not in done.output
-    assert len(ids(sandbox)) == 1
+    assert sandbox.password not in done.output
+    assert len(ids(sandbox)) == 2
 
 
 def test_sweep_stops_when_it_is_interrupted(project: Project, sandbox: Sandbox) -> None:
     """What is under way ends, nothing else is begun, and the summary says so."""
     hooks = [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(50)]
     sandbox.plant({"subscriptions": hooks})
+    words = ("sweep", "--endpoint", "https://old.", "--in-stacks")
     with TroubledCallFire(sandbox) as callfire:
         held = [callfire.strike("DeleteSubscription", When.BEFORE, Trouble.HOLD) for _ in range(AT_ONCE)]
         with subprocess.Popen(
-            [ROOT / ".venv" / "bin" / "python", "-m", "provider", "sweep", "--endpoint", "https://old.", "--yes"],
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", *words, "--yes"],
             cwd=project.folder,
             env=project.environ | NOWHERE | credentials(sandbox, callfire.url),
             stdout=subprocess.PIPE,
@@ -204,7 +255,7 @@ def test_sweep_sees_beyond_the_first_thousand(project: Project, sandbox: Sandbox
             + [{"endpoint": f"https://old.example.com/{number}", "trigger_event": TEXTS} for number in range(3)]
         }
     )
-    shown = on_a_terminal(project, "sweep", "--endpoint", "https://old.example.com/", "--yes")
+    shown = on_a_terminal(project, "sweep", "--endpoint", "https://old.example.com/", "--in-stacks", "--yes")
     assert "Deleting" in shown
     assert "100%" in shown
     assert "3 deleted, 0 failed, 0 kept." in shown

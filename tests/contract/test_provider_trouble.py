@@ -23,7 +23,7 @@ from provider.errors import (
     Unsettled,
 )
 from provider.redaction import Secret
-from provider.remote import new_request_id
+from provider.remote import Page, new_request_id
 from provider.settings import Settings
 from provider.soap import CallFire
 from sandbox import Sandbox
@@ -269,6 +269,28 @@ def test_the_limit_has_its_own_words(sandbox: Sandbox, monkeypatch: pytest.Monke
         account.create({**DECLARED, "trigger_event": "INBOUND_CALL_FINISHED"}, new_request_id())
 
 
+@pytest.mark.parametrize("fault", ["UNAVAILABLE", "TIMEOUT"])
+def test_a_rate_limit_is_not_the_limit_of_the_account(sandbox: Sandbox, fault: str) -> None:
+    """What will do in a moment is repeated, whatever its message speaks of."""
+    message = "Rate limit of the subscription service reached"
+    sandbox.trouble("soap-fault", operation="QuerySubscriptions", fault=fault, message=message, times=1)
+    assert account_at(sandbox.url, sandbox).all() == []
+    assert sandbox.requests()["QuerySubscriptions"] == 2
+
+
+def test_http_429_is_repeated_whatever_it_holds(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """A fault without CallFire's code is judged by the HTTP status."""
+    callfire.strike("QuerySubscriptions", When.BEFORE, Trouble.TOO_MANY)
+    assert account_at(callfire.url, sandbox).all() == []
+
+
+def test_what_callfire_does_not_have_is_not_the_limit_of_the_account(sandbox: Sandbox) -> None:
+    """Or a delete would fail for good."""
+    message = "no subscription within the limit of your account"
+    sandbox.trouble("soap-fault", operation="DeleteSubscription", fault="NOT_FOUND", message=message)
+    assert account_at(sandbox.url, sandbox).delete("7", None)
+
+
 def test_a_listing_that_changes_while_it_is_read_is_read_again(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
     """One that moves between the pages would be missed: given up by a refresh, made twice by an `up`."""
     fill(sandbox, 1001)
@@ -302,12 +324,24 @@ def test_an_account_that_never_settles_has_its_own_words(sandbox: Sandbox, callf
             found.result()
 
 
-def test_what_a_listing_of_several_pages_lacks_is_asked_for(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
-    """Only CallFire's own word that it is gone counts."""
-    fill(sandbox, 1001)
-    account = account_at(callfire.url, sandbox)
+def test_what_a_listing_lacks_is_asked_for(sandbox: Sandbox, callfire: TroubledCallFire) -> None:
+    """Only CallFire's own word that it is gone counts, and a listing that lags behind is not that."""
+
+    class Lagging(CallFire):
+        def query(self, first: int) -> Page:
+            page = super().query(first)
+            return Page(page.total - 1, page.subscriptions[:-1])
+
+    fill(sandbox, 2)
+    listed, lacking = (held["id"] for held in sandbox.subscriptions())
+    settings = Settings(sandbox.login, Secret(sandbox.password), callfire.url, timeout=6.0)
+    account = Account(lambda: Lagging(settings), 6.0)
+    for id_ in (listed, lacking):
+        found = account.find(id_)
+        assert found is not None
+        assert found.id == id_
+    assert callfire.counts == {"QuerySubscriptions": 1, "GetSubscription": 1}
     assert account.find("7") is None
-    assert callfire.counts == {"QuerySubscriptions": 2, "GetSubscription": 1}
 
 
 def fill(sandbox: Sandbox, count: int) -> None:

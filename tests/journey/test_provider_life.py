@@ -77,7 +77,7 @@ def test_a_life(project: Project, sandbox: Sandbox) -> None:
 
     sandbox.change_subscription(texts["id"], enabled=False)
     sandbox.delete_subscription(called["id"])
-    assert step("refresh", "--yes", "--skip-preview", "--diff") == {"QuerySubscriptions": 1}
+    assert step("refresh", "--yes", "--skip-preview", "--diff") == {"QuerySubscriptions": 1, "GetSubscription": 1}
     assert re.search(r"enabled *: true => false", said[-1])
 
     project.write(LATER)

@@ -56,6 +56,17 @@ def test_nothing_else_gets_out_of_any_method(
         assert TOKEN not in str(raised.value)
 
 
+def test_an_old_endpoint_is_hidden_too(provider: SubscriptionProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation of the token updates the endpoint, and CallFire may speak of the one that it has."""
+    old = {**PROPS, "endpoint": "https://mail.example.com/postback/fedcba9876543210"}
+    raising(monkeypatch, BadRequest(f"No: not {PROPS['endpoint']} instead of {old['endpoint']}."))
+    for work in (lambda: provider.update("7", old, PROPS), lambda: provider.diff("7", old, PROPS)):
+        with pytest.raises(BadRequest, match="No: not ") as raised:
+            work()
+        assert "fedcba9876543210" not in str(raised.value)
+        assert TOKEN not in str(raised.value)
+
+
 def test_an_error_names_the_resource_and_hides_its_secrets(
     provider: SubscriptionProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
