@@ -216,27 +216,28 @@ class OperatorMail:
             return
         content = alert_mail(news, self._sender, self._operators, self._page)
         try:
-            refusals = await self._send(content)
-        except ForwarderError as error:
-            refusals = [str(error)]
+            reached = [await self._send(operator, content) for operator in self._operators]
         except asyncio.CancelledError:
             self._notices.give_back(news)
             raise
-        if len(refusals) < len(self._operators):
+        if any(reached):
             await asyncio.to_thread(self._notices.told, news)
             log.info("alert.sent dead=%s quarantined=%s", len(news.dead), len(news.quarantined))
-            return
-        log.error("alert.not_sent reason=%r", refusals[0])
-        await asyncio.to_thread(self._notices.give_back, news)
+        else:
+            await asyncio.to_thread(self._notices.give_back, news)
 
-    async def _send(self, content: bytes) -> list[str]:
-        """Hand it over for each operator; returns why not, for those who don't get it."""
-        refusals = []
-        for operator in self._operators:
+    async def _send(self, operator: str, content: bytes) -> bool:
+        """Hand it over for one operator; False, and a line in the log, if it was not taken."""
+        try:
             reply = await self._hand_over(Envelope(self._sender, operator, content))
-            if not reply.accepted:
-                refusals.append(str(reply))
-        return refusals
+        except ForwarderError as error:
+            reason = str(error)
+        else:
+            if reply.accepted:
+                return True
+            reason = str(reply)
+        log.error("alert.not_sent to=%s reason=%r", operator, reason)
+        return False
 
 
 def alert_mail(news: News, sender: str, operators: Sequence[str], page: str) -> bytes:

@@ -13,12 +13,13 @@ import pytest
 
 from forwarder.alerts import PAUSE_SECONDS, Heartbeat, News, Notices, OperatorMail, alert_mail
 from forwarder.errors import MailServerUnavailable
+from forwarder.handover import hand_over
 from forwarder.health import LATE_SECONDS, Vitals
 from forwarder.ledger import Totals
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Turn
 from forwarder.schema import State
-from forwarder.smtp import Envelope, Reply
-from tests.forwarder_kit import PostgreSQL, Watcher, inbound, open_outbox, posting
+from forwarder.smtp import Envelope, MailServer, Reply, Security
+from tests.forwarder_kit import PostgreSQL, Watcher, inbound, mail_sink, open_outbox, posting
 
 
 @pytest.fixture
@@ -167,6 +168,30 @@ def test_an_alert_that_cannot_be_sent_is_no_reason_for_another(url: str, caplog:
         assert "alert.not_sent" in caplog.text
     operator.answer = Reply(250, "OK")
     assert (operator.tell(), operator.tell()) == (1, 0)
+    outbox.close()
+
+
+def test_an_alert_is_told_when_one_operator_has_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With no mail server none of two has it; when it is back, the one it refuses stands in the log."""
+    outbox = open_outbox(f"sqlite:///{tmp_path / 'outbox.db'}")
+    _die(outbox, 1)
+    with mail_sink() as sink:
+        server = MailServer("127.0.0.1", sink.port, Security.NONE)
+        operators = ["a@example.com", "b@example.com"]
+        mail = OperatorMail(
+            Notices(outbox), "texts@example.com", operators, lambda mail: hand_over(server, None, mail), "http://x/"
+        )
+        sink.stop()
+        asyncio.run(mail.tell())
+        assert "alert.not_sent to=a@example.com" in caplog.text
+        assert "alert.not_sent to=b@example.com" in caplog.text
+        sink.start()
+        sink.on_rcpt = {"a@example.com": "550 no such operator"}.get
+        caplog.clear()
+        asyncio.run(mail.tell())
+        assert [taken.recipient for taken in sink.mails] == ["b@example.com"]
+        assert "alert.not_sent to=a@example.com reason='550 no such operator'" in caplog.text
+        assert Notices(outbox).claim() is None
     outbox.close()
 
 
