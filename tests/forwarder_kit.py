@@ -91,6 +91,8 @@ class MailSink:
         self.on_rcpt: Callable[[str], str | None] = lambda _: None
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
+        self.hangs_up = False
+        """Close the connection behind every 5xx, as some servers do."""
         self.smtp_options: dict[str, Any] = {}
         self.tls: Any = None
         self._changed = threading.Condition()
@@ -150,6 +152,11 @@ class MailSink:
             def connection_lost(self, error: Exception | None) -> None:
                 sink._transports.discard(self.transport)
                 super().connection_lost(error)
+
+            async def push(self, status: str | bytes) -> None:
+                await super().push(status)
+                if sink.hangs_up and status[:1] in {"5", b"5"}:
+                    self.transport.close()
 
         return _Smtp(self, hostname="sink.test", loop=self._loop, **self.smtp_options)
 

@@ -179,6 +179,25 @@ def test_a_recipient_at_whom_the_server_hangs_up_holds_up_nobody(outbox: Outbox,
     assert {n for n, _ in sink.times()} == set(range(2, 12))
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_refusal_counts_though_the_server_hangs_up_after_it(outbox: Outbox, pipelining: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """It is final at the first attempt, and the mail server is not taken for being away."""
+    with mail_sink(pipelining=pipelining) as sink:
+        sink.hangs_up = True
+        sink.on_rcpt = {"no@example.com": "550 5.1.1 no such user"}.get
+
+        async def use(running: Engine) -> None:
+            await running.commits.store(posting(inbound(1), recipients=("no@example.com",)))
+            await running.commits.store(posting(*(inbound(n, from_number=str(n)) for n in range(2, 6))))
+            await running.until(lambda: sorted(set(states(outbox).values())) == ["dead", "sent"])
+            assert running.sender.trouble is None
+
+        _run(outbox, sink, use, connections=1)
+        assert set(sink.times().values()) == {1}
+    row = _row(outbox, 1, "no@example.com")
+    assert (row.answer, row.attempts) == ("550 5.1.1 no such user", 1)
+
+
 def test_a_server_that_refuses_everybody_is_not_hammered(outbox: Outbox, sink: MailSink) -> None:
     """421 to every mail: all wait, and one connection at a time tries again."""
     sink.on_rcpt = lambda _: "421 4.3.2 too busy"
