@@ -69,12 +69,14 @@ class Health:
         self,
         outbox: Outbox,
         tokens: "TokenUse",
+        doubtful: Callable[[], bool],
         mail_trouble: Callable[[], str | None],
         last_contact: Callable[[], float | None],
     ) -> None:
         self._outbox = outbox
         self._ledger = Ledger(outbox)
         self._tokens = tokens
+        self._doubtful = doubtful
         self._mail_trouble = mail_trouble
         self._last_contact = last_contact
 
@@ -82,7 +84,7 @@ class Health:
         """How it is now."""
         database, totals = None, None
         try:
-            self._outbox.check_writable()
+            self._outbox.check_writable(thoroughly=self._doubtful())
             totals = self._ledger.totals()
         except Unavailable as error:
             database = str(error)

@@ -469,7 +469,11 @@ def test_a_disk_that_is_full_acknowledges_nothing_and_loses_nothing(tmp_path: Pa
                     taken.add(n)
                 assert taken
                 assert (answer.status, answer.headers["retry-after"]) == (503, str(RETRY_AFTER))
+                found = forwarder.get("/readyz")
+                assert (found.status, found.json["ready"]) == (503, False)
+                assert "full" in found.json["database"]
                 subprocess.run(["mount", "-o", "remount,size=16m", folder], check=True)
+                assert forwarder.get("/readyz").status == 200
                 sink.start()
                 sink.wait_for(len(taken))
                 deadline = time.monotonic() + 20
