@@ -50,13 +50,13 @@ class Hands(Protocol):
         """What was taken and not reported yet."""
 
     def let_go(self, keys: Collection[Key]) -> None:
-        """Forget those of `keys` that are not under way: they are others' now."""
+        """Forget those of `keys` whose content is not on its way: they are others' now."""
 
     def make_way(self, *, busy: bool) -> None:
         """Whether many postbacks are coming in: they may come only once, and a mail can wait."""
 
     def hold(self) -> None:
-        """Begin nothing until `go_on`."""
+        """Send no mail's content until `go_on`, unless it is on its way."""
 
     def go_on(self) -> None:
         """The end of `hold`."""

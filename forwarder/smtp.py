@@ -307,7 +307,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Hang up."""
-        self._transport.abort()
+        self._fail("we hung up")
 
 
 def _mail_from(envelope: Envelope) -> bytes:

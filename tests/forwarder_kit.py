@@ -88,6 +88,7 @@ class MailSink:
     def __init__(self, port: int = 0, *, pipelining: bool = True) -> None:
         self.mails: list[Mail] = []
         self.connections = 0
+        self.connections_lost = 0
         self.on_rcpt: Callable[[str], str | None] = lambda _: None
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
@@ -151,6 +152,7 @@ class MailSink:
 
             def connection_lost(self, error: Exception | None) -> None:
                 sink._transports.discard(self.transport)
+                sink.connections_lost += 1
                 super().connection_lost(error)
 
             async def push(self, status: str | bytes) -> None:
