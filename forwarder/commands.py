@@ -174,6 +174,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
         })  # fmt: skip
         return
     waiting = f"{totals.waiting}" + (f", the oldest for {duration(oldest)}" if oldest is not None else "")
+    waiting += f"; {totals.deferred} deferred" if totals.deferred else ""
     _say(f"forwarder    {_running(place, running)}")
     _say(f"mail server  {running['mail_server'] if running else 'not known'}")
     _say(f"waiting      {waiting}")

@@ -37,8 +37,10 @@ class Totals:
     sending: int
     dead: int
     quarantined: int
+    deferred: int
+    """Of those that are queued: refused for now, and not due before their next attempt."""
     oldest_at: float | None
-    """When the delivery that waits longest was queued, in seconds since the epoch."""
+    """Since when the delivery is due that waits longest, in seconds since the epoch."""
 
     @property
     def waiting(self) -> int:
@@ -115,17 +117,21 @@ class Ledger:
     def totals(self) -> Totals:
         """How much there is of what is not sent."""
         open_ = sa.text("delivery.state <> 'sent'")
+        later = deliveries.c.next_at > self._outbox.clock()
+        due_at = sa.case(
+            (deliveries.c.next_at > deliveries.c.queued_at, deliveries.c.next_at), else_=deliveries.c.queued_at
+        )
         with self._outbox.reading() as connection:
             rows = connection.execute(
                 sa.select(deliveries.c.state, sa.func.count()).where(open_).group_by(deliveries.c.state)
             )
             counts: dict[str, int] = {state: count for state, count in rows}  # noqa: C416 - rows are no tuples to mypy
-            oldest = connection.scalar(
-                sa.select(sa.func.min(deliveries.c.queued_at)).where(open_, deliveries.c.state != State.DEAD)
-            )
+            waiting = sa.and_(open_, deliveries.c.state != State.DEAD)
+            deferred = connection.scalar(sa.select(sa.func.count()).select_from(deliveries).where(waiting, later))
+            oldest = connection.scalar(sa.select(sa.func.min(due_at)).where(waiting, ~later))
             unread = connection.scalar(sa.select(sa.func.count()).select_from(quarantine))
         queued, sending, dead = (counts.get(state, 0) for state in (State.QUEUED, State.SENDING, State.DEAD))
-        return Totals(queued, sending, dead, unread or 0, oldest)
+        return Totals(queued, sending, dead, unread or 0, deferred or 0, oldest)
 
     def flow(self, since: float, step: float) -> list[dict[str, int]]:
         """What happened from `since` to now, in steps of so many seconds: kind → how often."""

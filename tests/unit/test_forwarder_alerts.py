@@ -34,7 +34,7 @@ def _vitals(**changes: object) -> Vitals:
     now = time.time()
     values: dict[str, object] = {
         "at": now, "database": None, "mail_server": None, "last_contact": now,
-        "totals": Totals(0, 0, 0, 0, None), "tokens": (),
+        "totals": Totals(0, 0, 0, 0, 0, None), "tokens": (),
     }  # fmt: skip
     return Vitals(**(values | changes))  # type: ignore[arg-type] # a test names what differs
 
@@ -62,7 +62,7 @@ def _beat(watcher: Watcher, vitals: Vitals, *, reachable: bool = True) -> int:
     [
         {"database": "the database cannot be written: disk full"},
         {"mail_server": "mail server: connection refused"},
-        {"totals": Totals(1, 0, 0, 0, time.time() - LATE_SECONDS - 60)},
+        {"totals": Totals(1, 0, 0, 0, 0, time.time() - LATE_SECONDS - 60)},
     ],
 )
 def test_the_heart_stops_when_deliveries_do(

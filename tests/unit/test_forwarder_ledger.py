@@ -59,7 +59,7 @@ def _settle(outbox: Outbox, state: State, *text_ids: int, redact: bool = False, 
 
 
 def test_the_totals_are_what_is_not_sent(outbox: Outbox, clock: Clock) -> None:
-    """Queued, in hand, dead and unreadable, and since when the oldest waits."""
+    """Queued, in hand, dead and unreadable, and since when the oldest is due."""
     ledger = Ledger(outbox)
     assert (ledger.totals().waiting, ledger.totals().oldest_at) == (0, None)
     _settle(outbox, State.SENT, 1)
@@ -69,6 +69,19 @@ def test_the_totals_are_what_is_not_sent(outbox: Outbox, clock: Clock) -> None:
     totals = ledger.totals()
     assert (totals.queued, totals.sending, totals.dead, totals.quarantined) == (1, 1, 2, 1)
     assert totals.oldest_at == pytest.approx(clock.now - 60)
+
+
+def test_what_waits_for_its_next_attempt_is_not_late(outbox: Outbox, clock: Clock) -> None:
+    """A full mailbox is its owner's matter; but what nobody tries though it is due is late from then on."""
+    ledger, start = Ledger(outbox), clock.now
+    (delivery,) = outbox.turn(Turn([posting(inbound(1), received_at=start)], room=1)).claimed
+    outbox.turn(Turn(results=[Result(delivery, State.QUEUED, 9, start + 4 * 3600, "452 4.2.2 mailbox full")]))
+    clock.now = start + 3 * 3600
+    assert (ledger.totals().queued, ledger.totals().deferred, ledger.totals().oldest_at) == (1, 1, None)
+    clock.now = start + 5 * 3600
+    assert (ledger.totals().deferred, ledger.totals().oldest_at) == (0, pytest.approx(start + 4 * 3600))
+    outbox.turn(Turn(room=1, look=True))
+    assert (ledger.totals().sending, ledger.totals().oldest_at) == (1, pytest.approx(start + 4 * 3600))
 
 
 def test_the_flow_is_counted_in_steps(outbox: Outbox, clock: Clock) -> None:
