@@ -15,7 +15,7 @@ from forwarder.alerts import PAUSE_SECONDS, Heartbeat, News, Notices, OperatorMa
 from forwarder.errors import MailServerUnavailable
 from forwarder.handover import hand_over
 from forwarder.health import LATE_SECONDS, Vitals
-from forwarder.ledger import Totals
+from forwarder.ledger import Ledger, Totals
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Turn
 from forwarder.schema import State
 from forwarder.smtp import Envelope, MailServer, Reply, Security
@@ -192,6 +192,44 @@ def test_an_alert_is_told_when_one_operator_has_it(tmp_path: Path, caplog: pytes
         assert [taken.recipient for taken in sink.mails] == ["b@example.com"]
         assert "alert.not_sent to=a@example.com reason='550 no such operator'" in caplog.text
         assert Notices(outbox).claim() is None
+    outbox.close()
+
+
+def test_a_clock_that_is_put_right_keeps_nothing_from_the_operator(url: str) -> None:
+    """What dies after a clock was a day ahead, or on a machine whose clock is behind, is told like all else."""
+    now = [time.time() + 86_400]
+    outbox = open_outbox(url, clock=lambda: now[0])
+    operator = Operator(outbox)
+    _die(outbox, 1)
+    assert operator.tell() == 1
+    now[0] -= 86_400
+    _die(outbox, 2)
+    assert operator.tell() == 1
+    now[0] -= 30
+    _die(outbox, 3)
+    assert operator.tell() == 0
+    now[0] += PAUSE_SECONDS + 30
+    assert operator.tell() == 1
+    subjects = [message_from_bytes(mail.content)["Subject"] for mail in operator.mails]
+    assert subjects == ["callfire-mail: 1 delivery failed for good"] * 3
+    now[0] += PAUSE_SECONDS
+    assert operator.tell() == 0
+    outbox.close()
+
+
+def test_what_dies_again_is_told_again(url: str) -> None:
+    """Whoever replayed it thought that the reason was gone."""
+    now = [time.time()]
+    outbox = open_outbox(url, clock=lambda: now[0])
+    operator = Operator(outbox)
+    _die(outbox, 1, 2)
+    assert operator.tell() == 1
+    now[0] += PAUSE_SECONDS
+    Ledger(outbox).replay_dead([1])
+    assert operator.tell() == 0
+    (delivery,) = outbox.turn(Turn(room=1, look=True)).claimed
+    outbox.turn(Turn(results=[Result(delivery, State.DEAD, 1, now[0], "550 no such user")]))
+    assert (operator.tell(), operator.tell()) == (1, 0)
     outbox.close()
 
 
