@@ -168,13 +168,14 @@ class Notices:
         unread = {_name("quarantined", each.id): each for each in self._ledger.quarantined()}
         with self._outbox.reading() as connection:
             told = set(connection.scalars(sa.select(alert.c.name)))
-        if told.issuperset({**dead, **unread}):
+        names = {*dead, *unread}
+        if names <= told:
             return None
         totals = self._ledger.totals()
         return News(
             [each for name, each in dead.items() if name not in told],
             [each for name, each in unread.items() if name not in told],
-            {**dead, **unread}.keys(),
+            names,
             totals.dead,
             totals.quarantined,
             sent_at,
