@@ -251,9 +251,13 @@ class RunningForwarder:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        ready = self.wait_for_log("forwarder.ready")
-        found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
-        assert found, ready
+        try:
+            ready = self.wait_for_log("forwarder.ready")
+            found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
+            assert found, ready
+        except BaseException:
+            self.kill()
+            raise
         self.url, self.admin_url = found.groups()
 
     def _read(self) -> None:
