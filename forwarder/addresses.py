@@ -16,7 +16,9 @@ _ADDRESS: Final = re.compile(rf"{_LOCAL}@{_LABEL}(?:\.{_LABEL})*")
 
 def mail_address(value: str) -> str:
     """`value` if it is one plain mail address; raises ValueError if it is not."""
-    if len(value) > MAX_ADDRESS or not _ADDRESS.fullmatch(value):
+    if len(value) > MAX_ADDRESS:
+        raise ValueError(f"{value[:40]!r}… has {len(value)} characters; a mail address has at most {MAX_ADDRESS}")
+    if not _ADDRESS.fullmatch(value):
         raise ValueError(f"{value!r} is not a mail address such as texts@example.com")
     return value
 

@@ -177,9 +177,12 @@ class AdminPages:
 
     def _reread(self, ident: int) -> str:
         try:
-            return "unreadable" if self._ledger.replay_quarantined([ident], self._route).left else "replayed"
+            reread = self._ledger.replay_quarantined([ident], self._route)
         except NotFoundError:
             return "gone"
+        if reread.left:
+            return "unreadable"
+        return "replayed" if reread.texts else "nothing"
 
     async def _form(self, request: Request) -> dict[str, str] | None:
         """The form, if it comes from a page of this process; None if not."""
@@ -194,6 +197,7 @@ class AdminPages:
 
 _NOTICES: Final = {
     "replayed": "Queued again. It goes out within a second or two, if the reason is gone.",
+    "nothing": "It can be read now and holds no text for anybody; it has left the quarantine.",
     "unreadable": "It still cannot be read; it stays in quarantine.",
     "gone": "It is no longer there: somebody was faster.",
 }

@@ -5,9 +5,10 @@ alert that cannot be sent is tried again later and is no reason for another aler
 """
 
 import asyncio
+import hashlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -37,6 +38,8 @@ LOOK_SECONDS: Final = 60.0
 """How often an unsent alert is tried again, and how soon what happened on other machines is seen."""
 PAUSE_SECONDS: Final = 3600.0
 """Least time between two alerts."""
+SKEW_SECONDS: Final = 60.0
+"""How far two forwarders' clocks may differ; an alert from later than that was written by a clock that was wrong."""
 SHOWN: Final = 20
 """Most deliveries and postbacks that one alert names."""
 
@@ -106,8 +109,8 @@ class News:
 
     dead: Sequence[Entry]
     quarantined: Sequence[Quarantined]
-    until: float
-    """The latest of it, in seconds since the epoch."""
+    names: Collection[str]
+    """By what all that needs a person is remembered, told before or not."""
     all_dead: int
     all_quarantined: int
     last_sent_at: float
@@ -115,7 +118,10 @@ class News:
 
 
 class Notices:
-    """What the operator has been told, kept in the outbox: a restart tells nothing twice, nor do two forwarders."""
+    """What the operator has been told, kept in the outbox: a restart tells nothing twice, nor do two forwarders.
+
+    It is remembered one by one, not up to a time: clocks differ, and are put right.
+    """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -127,10 +133,10 @@ class Notices:
         It counts as told only after `told`: what a forwarder dies with is told by the next, when the hour is over.
         """
         now = self._outbox.clock()
-        sent_at, told_until = self._last()
-        if now - sent_at < PAUSE_SECONDS:
+        sent_at = self._last()
+        if -SKEW_SECONDS <= now - sent_at < PAUSE_SECONDS:
             return None
-        news = self._since(told_until, sent_at)
+        news = self._untold(sent_at)
         if news is None:
             return None
         with self._outbox.transaction() as connection:
@@ -141,30 +147,44 @@ class Notices:
         return news if mine else None
 
     def told(self, news: News) -> None:
-        """It has been told, and is never told again."""
-        self._write(told_until=news.until)
+        """It has been told, and is never told again; what needs nobody any more is forgotten."""
+        now = self._outbox.clock()
+        with self._outbox.transaction() as connection:
+            connection.execute(sa.delete(alert).where(alert.c.name != _OPERATOR))
+            for name in news.names:
+                self._outbox.insert_missing(connection, alert, {"name": name, "sent_at": now, "told_until": 0.0})
 
     def give_back(self, news: News) -> None:
         """It could not be told: somebody tries again later."""
-        self._write(sent_at=news.last_sent_at)
-
-    def _write(self, **values: float) -> None:
         with self._outbox.transaction() as connection:
-            connection.execute(sa.update(alert).where(alert.c.name == _OPERATOR).values(values))
+            connection.execute(sa.update(alert).where(alert.c.name == _OPERATOR).values(sent_at=news.last_sent_at))
 
-    def _last(self) -> tuple[float, float]:
+    def _last(self) -> float:
         with self._outbox.reading() as connection:
-            row = connection.execute(sa.select(alert).where(alert.c.name == _OPERATOR)).one_or_none()
-        return (row.sent_at, row.told_until) if row else (0.0, 0.0)
+            return connection.scalar(sa.select(alert.c.sent_at).where(alert.c.name == _OPERATOR)) or 0.0
 
-    def _since(self, told_until: float, sent_at: float) -> News | None:
-        dead = [entry for entry in self._ledger.dead() if entry.changed_at > told_until]
-        unread = [each for each in self._ledger.quarantined() if each.received_at > told_until]
-        times = [entry.changed_at for entry in dead] + [each.received_at for each in unread]
-        if not times:
+    def _untold(self, sent_at: float) -> News | None:
+        dead = {_name("dead", each.text_id, each.recipient, each.changed_at): each for each in self._ledger.dead()}
+        unread = {_name("quarantined", each.id): each for each in self._ledger.quarantined()}
+        with self._outbox.reading() as connection:
+            told = set(connection.scalars(sa.select(alert.c.name)))
+        names = {*dead, *unread}
+        if names <= told:
             return None
         totals = self._ledger.totals()
-        return News(dead, unread, max(times), totals.dead, totals.quarantined, sent_at)
+        return News(
+            [each for name, each in dead.items() if name not in told],
+            [each for name, each in unread.items() if name not in told],
+            names,
+            totals.dead,
+            totals.quarantined,
+            sent_at,
+        )
+
+
+def _name(*what: object) -> str:
+    """A short name for one thing that needs a person; a delivery that died again is another."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
 
 
 class OperatorMail:
@@ -216,27 +236,28 @@ class OperatorMail:
             return
         content = alert_mail(news, self._sender, self._operators, self._page)
         try:
-            refusals = await self._send(content)
-        except ForwarderError as error:
-            refusals = [str(error)]
+            reached = [await self._send(operator, content) for operator in self._operators]
         except asyncio.CancelledError:
             self._notices.give_back(news)
             raise
-        if len(refusals) < len(self._operators):
+        if any(reached):
             await asyncio.to_thread(self._notices.told, news)
             log.info("alert.sent dead=%s quarantined=%s", len(news.dead), len(news.quarantined))
-            return
-        log.error("alert.not_sent reason=%r", refusals[0])
-        await asyncio.to_thread(self._notices.give_back, news)
+        else:
+            await asyncio.to_thread(self._notices.give_back, news)
 
-    async def _send(self, content: bytes) -> list[str]:
-        """Hand it over for each operator; returns why not, for those who don't get it."""
-        refusals = []
-        for operator in self._operators:
+    async def _send(self, operator: str, content: bytes) -> bool:
+        """Hand it over for one operator; False, and a line in the log, if it was not taken."""
+        try:
             reply = await self._hand_over(Envelope(self._sender, operator, content))
-            if not reply.accepted:
-                refusals.append(str(reply))
-        return refusals
+        except ForwarderError as error:
+            reason = str(error)
+        else:
+            if reply.accepted:
+                return True
+            reason = str(reply)
+        log.error("alert.not_sent to=%s reason=%r", operator, reason)
+        return False
 
 
 def alert_mail(news: News, sender: str, operators: Sequence[str], page: str) -> bytes:

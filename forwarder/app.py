@@ -69,7 +69,9 @@ class Forwarder:
         tokens = [token.get_secret_value() for token in settings.tokens]
         self.receiver = Receiver(tokens, route, self.commits.store, time.time)
         self.token_use = TokenUse(outbox, tokens, self.receiver.token_used_at)
-        self.health = Health(outbox, self.token_use, lambda: self.sender.trouble, self._last_contact)
+        self.health = Health(
+            outbox, self.token_use, lambda: self.commits.doubtful, lambda: self.sender.trouble, self._last_contact
+        )
         public = inherited_sockets() or [listen(settings.host, settings.port, "FORWARDER_PORT")]
         self.public = Server(self.receiver, *public, tls=settings.public_tls)
         pages = AdminPages(self.health, self.ledger, route, self.counts, self.receiver.answers)

@@ -34,7 +34,7 @@ from forwarder.moving import move
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
-from forwarder.settings import LogFormat, Place, Settings, load_place, load_settings
+from forwarder.settings import MIN_METADATA_DAYS, LogFormat, Place, Settings, load_place, load_settings
 from forwarder.smtp import Envelope
 from forwarder.status_page import duration
 
@@ -174,6 +174,7 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
         })  # fmt: skip
         return
     waiting = f"{totals.waiting}" + (f", the oldest for {duration(oldest)}" if oldest is not None else "")
+    waiting += f"; {totals.deferred} deferred" if totals.deferred else ""
     _say(f"forwarder    {_running(place, running)}")
     _say(f"mail server  {running['mail_server'] if running else 'not known'}")
     _say(f"waiting      {waiting}")
@@ -351,7 +352,9 @@ def quarantine_drop(idents: tuple[int, ...], everything: bool, yes: bool, as_jso
 
 @main.command()
 @click.option("--text-days", type=click.FloatRange(0), help="Instead of FORWARDER_KEEP_TEXT_DAYS.")
-@click.option("--metadata-days", type=click.FloatRange(0), help="Instead of FORWARDER_KEEP_METADATA_DAYS.")
+@click.option(
+    "--metadata-days", type=click.FloatRange(MIN_METADATA_DAYS), help="Instead of FORWARDER_KEEP_METADATA_DAYS."
+)
 @as_json
 def purge(text_days: float | None, metadata_days: float | None, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
     """Forget now what is old.
@@ -359,10 +362,14 @@ def purge(text_days: float | None, metadata_days: float | None, as_json: bool) -
     A running forwarder does so every hour. What is not sent stays, and so do the dead and the quarantine.
     """
     place = load_place()
-    purged = _ledger(place).purge(
-        place.keep_text_days if text_days is None else text_days,
-        place.keep_metadata_days if metadata_days is None else metadata_days,
-    )
+    text_days = place.keep_text_days if text_days is None else text_days
+    metadata_days = place.keep_metadata_days if metadata_days is None else metadata_days
+    if metadata_days < text_days:
+        raise click.UsageError(
+            f"A message cannot outlive its text: {metadata_days:g} days for metadata are less than "
+            f"{text_days:g} for messages. Give both, --text-days and --metadata-days."
+        )
+    purged = _ledger(place).purge(text_days, metadata_days)
     words = (
         f"forgot {_many(purged.messages, 'message', 'messages')} and {_many(purged.texts, 'text', 'texts')} altogether"
     )

@@ -50,13 +50,13 @@ class Hands(Protocol):
         """What was taken and not reported yet."""
 
     def let_go(self, keys: Collection[Key]) -> None:
-        """Forget those of `keys` that are not under way: they are others' now."""
+        """Forget those of `keys` whose content is not on its way: they are others' now."""
 
     def make_way(self, *, busy: bool) -> None:
         """Whether many postbacks are coming in: they may come only once, and a mail can wait."""
 
     def hold(self) -> None:
-        """Begin nothing until `go_on`."""
+        """Send no mail's content until `go_on`, unless it is on its way."""
 
     def go_on(self) -> None:
         """The end of `hold`."""
@@ -66,6 +66,8 @@ class Commits:
     """The one writer of an outbox."""
 
     def __init__(self, outbox: Outbox, hands: Hands, on_counts: Callable[[Counter[str]], None]) -> None:
+        self.doubtful = False
+        """Something could not be written down, and no postback has been since."""
         self._outbox = outbox
         self._hands = hands
         self._on_counts = on_counts
@@ -126,6 +128,7 @@ class Commits:
                     await self._work()
                 except (Unavailable, Unstorable) as error:
                     log.error("outbox.unavailable %s", error)
+                    self.doubtful = True
                     self._in_doubt = True
                     self._hands.hold()
                     give_up_at = give_up_at or loop.time() + LAST_SECONDS
@@ -216,6 +219,8 @@ class Commits:
             self._results = results + self._results
             self._refuse(postings, str(error))
             raise
+        if postings:
+            self.doubtful = False
         for _, stored in postings:
             if not stored.done():
                 stored.set_result(None)

@@ -14,7 +14,7 @@ from forwarder.outbox import Outbox
 from forwarder.schema import token_use
 
 LATE_SECONDS: Final = 1800.0
-"""A delivery that waits longer than this is late, and deliveries no longer flow."""
+"""A delivery that is due for longer than this is late, and deliveries no longer flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Vitals:
 
     @property
     def oldest_age(self) -> float | None:
-        """How long the oldest delivery has been waiting, in seconds; None if none waits."""
+        """For how long the oldest delivery has been due, in seconds; None if none is."""
         oldest = self.totals and self.totals.oldest_at
         return max(0.0, self.at - oldest) if oldest else None
 
@@ -58,6 +58,7 @@ class Vitals:
             "mail_server": self.mail_server or "ok",
             "last_smtp_contact_at": self.last_contact,
             "oldest_delivery_age_seconds": self.oldest_age,
+            "deferred_deliveries": self.totals.deferred if self.totals else None,
             "tokens": [{"last_used_at": used_at} for used_at in self.tokens],
         }
 
@@ -69,12 +70,14 @@ class Health:
         self,
         outbox: Outbox,
         tokens: "TokenUse",
+        doubtful: Callable[[], bool],
         mail_trouble: Callable[[], str | None],
         last_contact: Callable[[], float | None],
     ) -> None:
         self._outbox = outbox
         self._ledger = Ledger(outbox)
         self._tokens = tokens
+        self._doubtful = doubtful
         self._mail_trouble = mail_trouble
         self._last_contact = last_contact
 
@@ -82,7 +85,7 @@ class Health:
         """How it is now."""
         database, totals = None, None
         try:
-            self._outbox.check_writable()
+            self._outbox.check_writable(thoroughly=self._doubtful())
             totals = self._ledger.totals()
         except Unavailable as error:
             database = str(error)

@@ -6,7 +6,7 @@ forwarder that runs sees it within a second. Lists never hold what a text said; 
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from forwarder.schema import State, deliveries, flow, quarantine, texts
 
 BATCH: Final = 500
 """Most rows that one transaction changes, so that postbacks never wait long."""
+BODIES: Final = 20
+"""Most bodies of the quarantine that one transaction forgets: each may be a MiB, and is overwritten on the disk."""
 DAY: Final = 86_400.0
 """Seconds."""
 
@@ -35,8 +37,10 @@ class Totals:
     sending: int
     dead: int
     quarantined: int
+    deferred: int
+    """Of those that are queued: refused for now, and not due before their next attempt."""
     oldest_at: float | None
-    """When the delivery that waits longest was queued, in seconds since the epoch."""
+    """Since when the delivery is due that waits longest, in seconds since the epoch."""
 
     @property
     def waiting(self) -> int:
@@ -113,17 +117,21 @@ class Ledger:
     def totals(self) -> Totals:
         """How much there is of what is not sent."""
         open_ = sa.text("delivery.state <> 'sent'")
+        later = deliveries.c.next_at > self._outbox.clock()
+        due_at = sa.case(
+            (deliveries.c.next_at > deliveries.c.queued_at, deliveries.c.next_at), else_=deliveries.c.queued_at
+        )
         with self._outbox.reading() as connection:
             rows = connection.execute(
                 sa.select(deliveries.c.state, sa.func.count()).where(open_).group_by(deliveries.c.state)
             )
             counts: dict[str, int] = {state: count for state, count in rows}  # noqa: C416 - rows are no tuples to mypy
-            oldest = connection.scalar(
-                sa.select(sa.func.min(deliveries.c.queued_at)).where(open_, deliveries.c.state != State.DEAD)
-            )
+            waiting = sa.and_(open_, deliveries.c.state != State.DEAD)
+            deferred = connection.scalar(sa.select(sa.func.count()).select_from(deliveries).where(waiting, later))
+            oldest = connection.scalar(sa.select(sa.func.min(due_at)).where(waiting, ~later))
             unread = connection.scalar(sa.select(sa.func.count()).select_from(quarantine))
         queued, sending, dead = (counts.get(state, 0) for state in (State.QUEUED, State.SENDING, State.DEAD))
-        return Totals(queued, sending, dead, unread or 0, oldest)
+        return Totals(queued, sending, dead, unread or 0, deferred or 0, oldest)
 
     def flow(self, since: float, step: float) -> list[dict[str, int]]:
         """What happened from `since` to now, in steps of so many seconds: kind → how often."""
@@ -174,22 +182,45 @@ class Ledger:
         """
         now = self._outbox.clock()
         anew = {"state": State.QUEUED, "attempts": 0, "next_at": now, "queued_at": now, "owner": None}
-        return self._change_dead(sa.update(deliveries).values(anew), "replayed", text_ids, recipient)
+
+        def replay(connection: sa.Connection, those: sa.ColumnElement[bool]) -> int:
+            return connection.execute(sa.update(deliveries).values(anew).where(those)).rowcount
+
+        return self._change_dead(replay, "replayed", text_ids, recipient)
 
     def drop_dead(self, text_ids: Iterable[int] | None, recipient: str | None = None) -> int:
         """Give up dead deliveries for good; None is all of them. Returns how many. Raises as `replay_dead`."""
-        return self._change_dead(sa.delete(deliveries), "dropped", text_ids, recipient)
+
+        def drop(connection: sa.Connection, those: sa.ColumnElement[bool]) -> int:
+            dropped = connection.scalars(sa.delete(deliveries).where(those).returning(deliveries.c.text_id)).all()
+            redact(connection, texts.c.id.in_(dropped), texts.c.redact)
+            return len(dropped)
+
+        return self._change_dead(drop, "dropped", text_ids, recipient)
 
     def _change_dead(
-        self, statement: sa.Update | sa.Delete, kind: str, text_ids: Iterable[int] | None, recipient: str | None
+        self,
+        change: Callable[[sa.Connection, sa.ColumnElement[bool]], int],
+        kind: str,
+        text_ids: Iterable[int] | None,
+        recipient: str | None,
     ) -> int:
-        wanted = [_is_dead()] if recipient is None else [_is_dead(), deliveries.c.recipient == recipient]
+        """Do `change` with dead deliveries: with those that are named at once, with all of them some at a time."""
+        wanted = _is_dead() if recipient is None else sa.and_(_is_dead(), deliveries.c.recipient == recipient)
         changed = 0
+        if text_ids is None:
+            with self._outbox.reading() as connection:
+                everything = connection.scalars(sa.select(deliveries.c.text_id).where(wanted).distinct()).all()
+            for some in _batches(everything):
+                with self._outbox.transaction() as connection:
+                    count = change(connection, sa.and_(wanted, deliveries.c.text_id.in_(some)))
+                    self._outbox.count(connection, {kind: count})
+                changed += count
+            return changed
         with self._outbox.transaction() as connection:
-            for text_id in (None,) if text_ids is None else tuple(text_ids):
-                those = wanted if text_id is None else [*wanted, deliveries.c.text_id == text_id]
-                count = connection.execute(statement.where(*those)).rowcount
-                if not count and text_id is not None:
+            for text_id in text_ids:
+                count = change(connection, sa.and_(wanted, deliveries.c.text_id == text_id))
+                if not count:
                     where = f" to {recipient}" if recipient else ""
                     raise NotFoundError(f"no delivery of text {text_id}{where} is dead; nothing was changed")
                 changed += count
@@ -238,14 +269,18 @@ class Ledger:
 
     def drop_quarantined(self, idents: Iterable[int] | None) -> int:
         """Forget what is in quarantine; None is all of it. Returns how many. Raises NotFoundError, and drops none."""
+        dropped = 0
+        if idents is None:
+            for some in _batches(self._all_quarantined(), BODIES):
+                with self._outbox.transaction() as connection:
+                    dropped += connection.execute(sa.delete(quarantine).where(quarantine.c.id.in_(some))).rowcount
+            return dropped
         with self._outbox.transaction() as connection:
-            if idents is None:
-                return connection.execute(sa.delete(quarantine)).rowcount
-            idents = tuple(idents)
             for ident in idents:
                 if not connection.execute(sa.delete(quarantine).where(quarantine.c.id == ident)).rowcount:
                     raise _not_in_quarantine(ident)
-            return len(idents)
+                dropped += 1
+        return dropped
 
     def _all_quarantined(self) -> Sequence[int]:
         with self._outbox.reading() as connection:
@@ -268,7 +303,9 @@ class Ledger:
         self._purging.clear()
 
     def _purge_messages(self, before: float) -> int:
-        old = sa.and_(texts.c.received_at < before, texts.c.raw.is_not(None), _settled())
+        # A redacted text is forgotten with its last delivery, unless two forwarders ended the last two at one moment.
+        due = sa.or_(texts.c.received_at < before, texts.c.redact)
+        old = sa.and_(due, texts.c.raw.is_not(None), _settled())
 
         def forget(connection: sa.Connection, idents: Sequence[int]) -> int:
             return redact(connection, texts.c.id.in_(idents))
@@ -330,6 +367,10 @@ def _is_dead() -> sa.ColumnElement[bool]:
 def _settled() -> sa.ColumnElement[bool]:
     """Every delivery of the text has been sent."""
     return ~sa.exists().where(deliveries.c.text_id == texts.c.id, deliveries.c.state != State.SENT)
+
+
+def _batches(idents: Sequence[int], size: int = BATCH) -> Iterator[Sequence[int]]:
+    return (idents[start : start + size] for start in range(0, len(idents), size))
 
 
 def _not_in_quarantine(ident: int) -> NotFoundError:

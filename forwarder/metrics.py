@@ -48,7 +48,8 @@ class _Figures(Collector):
             states = {"queued": totals.queued, "sending": totals.sending, "dead": totals.dead}
             yield _gauges("deliveries", "Deliveries that are not sent.", "state", states)
             yield _gauge("quarantined", "Postbacks that nobody could read.", totals.quarantined)
-            yield _gauge("oldest_delivery_age_seconds", "How long the oldest one waits.", vitals.oldest_age or 0.0)
+            yield _gauge("deferred_deliveries", "Of those queued: refused for now, not due yet.", totals.deferred)
+            yield _gauge("oldest_delivery_age_seconds", "How long the oldest one is due.", vitals.oldest_age or 0.0)
         used = {str(place): at for place, at in enumerate(vitals.tokens, start=1) if at is not None}
         yield _gauges("token_last_used_timestamp_seconds", "By its place in FORWARDER_TOKENS.", "place", used)
 

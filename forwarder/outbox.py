@@ -34,7 +34,8 @@ LEASE_SECONDS: Final = 30.0
 """How long a forwarder's deliveries stay its own after it was last heard of; renewed three times in that time."""
 LONGEST_WAIT: Final = 4 * 3600.0
 """Most seconds between two attempts at a delivery; one that waits longer was queued by a clock that was wrong."""
-
+PROBE_BYTES: Final = 65_536
+"""More than a text and all that goes with it: on a full disk a smaller write can succeed where a text does not."""
 MOST_ROWS: Final = 1000
 """Most rows in one statement, well below what either database takes as parameters."""
 
@@ -300,10 +301,15 @@ class Outbox:
         except SQLAlchemyError as error:
             raise Unavailable(f"{self._words} cannot be written: {_short(error)}") from error
 
-    def check_writable(self) -> None:
-        """Raise Unavailable unless a transaction could write right now."""
+    def check_writable(self, *, thoroughly: bool = False) -> None:
+        """Raise Unavailable unless a transaction could write right now; to be sure, write and forget PROBE_BYTES."""
         with self.transaction() as connection:
-            connection.execute(sa.delete(workers).where(workers.c.id == ""))
+            if thoroughly:
+                probe = {"name": f"probe {self.worker}", "value": secrets.token_bytes(PROBE_BYTES)}
+                connection.execute(sa.insert(secret_table), probe)
+                connection.execute(sa.delete(secret_table).where(secret_table.c.name == probe["name"]))
+            else:
+                connection.execute(sa.delete(workers).where(workers.c.id == ""))
 
     def secret(self, name: str) -> bytes:
         """A random key that lives, and moves, with the outbox; made when first asked for."""

@@ -117,7 +117,7 @@ token_use: Final = Table(
 alert: Final = Table(
     "alert",
     metadata,
-    Column("name", String(32), primary_key=True),
-    Column("sent_at", Float, nullable=False),  # the next one waits from here; who moves it sends the mail
-    Column("told_until", Float, nullable=False),  # what happened up to here has been told
+    Column("name", String(32), primary_key=True),  # "operator", or what has been told
+    Column("sent_at", Float, nullable=False),  # operator: the next one waits from here; who moves it sends the mail
+    Column("told_until", Float, nullable=False),  # of earlier releases
 )

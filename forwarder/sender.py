@@ -169,6 +169,8 @@ class Sender:
         self._trying = 0
         self._making_way = False
         self._held = False
+        self._lost_keys: set[Key] = set()
+        """What was under way when others took it over."""
         self._stopping = False
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -181,6 +183,7 @@ class Sender:
 
     def take(self, deliveries: list[Delivery]) -> None:
         """Take claimed deliveries, in the order in which they should be sent."""
+        self._lost_keys -= {delivery.key for delivery in deliveries}
         self.queue.put(deliveries)
         if self._closed_until:
             self._give_back()
@@ -191,8 +194,9 @@ class Sender:
         return self.queue.keys()
 
     def let_go(self, keys: Collection[Key]) -> None:
-        """Forget those of `keys` that are not under way: they are others' now."""
+        """Forget those of `keys` whose content is not on its way: they are others' now."""
         self.queue.remove(keys)
+        self._lost_keys |= self.queue.keys() & {*keys}
 
     def make_way(self, *, busy: bool) -> None:
         """While postbacks rush in, one connection goes on and the others wait."""
@@ -201,7 +205,7 @@ class Sender:
         self._making_way = busy
 
     def hold(self) -> None:
-        """Begin nothing until `go_on`."""
+        """Send no mail's content until `go_on`, unless it is on its way."""
         self._held = True
 
     def go_on(self) -> None:
@@ -271,6 +275,10 @@ class Sender:
             return False
         return not self._making_way or self._trying <= going_on
 
+    def _may_go_on(self, mail: "_Mail") -> bool:
+        """Whether the content of `mail` may be sent, asked at the last moment: it may have begun long ago."""
+        return not self._held and mail.delivery.key not in self._lost_keys
+
     async def _send(self, connection: SmtpConnection | None, mail: "_Mail") -> SmtpConnection | None:
         """Send `mail` and what comes after it; returns the connection if it can be used again."""
         self._trying += 1
@@ -308,6 +316,10 @@ class Sender:
                 connection.offer(mail.envelope)
             reply = await connection.answer_to_offer(mail.envelope)
             offered = False
+            if reply is None and not self._may_go_on(mail):
+                connection.abort()  # it waits for the content, which nobody else may be sending
+                self._put_back(exchange)
+                return
             if reply is None:
                 exchange.following = self._next(going_on=True) if connection.pipelining else None
                 exchange.in_doubt, offered = True, exchange.following is not None
@@ -323,7 +335,9 @@ class Sender:
     def _put_back(self, exchange: "_Exchange") -> None:
         """What was not tried is as it was."""
         for mail in (exchange.following, exchange.current):
-            if mail:
+            if mail and mail.delivery.key in self._lost_keys:
+                self._done(mail.delivery)
+            elif mail:
                 self.queue.put_back(mail.delivery)
         exchange.current = exchange.following = None
         self._news.set()
@@ -342,6 +356,10 @@ class Sender:
             self._settle(tried.delivery, Reply(0, reason))
             if not exchange.in_doubt:
                 self._server_is_away(f"mail server {self._server.host}:{self._server.port}: {reason}")
+
+    def _done(self, delivery: Delivery) -> None:
+        self._lost_keys.discard(delivery.key)
+        self.queue.done(delivery)
 
     def _server_is_there(self) -> None:
         if self.trouble:
@@ -392,7 +410,7 @@ class Sender:
             state, next_at = State.QUEUED, now + self._backoff.delay(attempts)
         answer = str(reply) if reply.code else reply.text
         self._report(Result(delivery, state, attempts, next_at, answer))
-        self.queue.done(delivery)
+        self._done(delivery)
         self._news.set()
         if self.room() >= IN_HAND // 2:
             self._wake()

@@ -1,8 +1,9 @@
 """HTTP listeners: sockets that say clearly why they cannot be had, and servers that stop without dropping anybody.
 
-Two things stock uvicorn does not do. It bounds neither the size of a request's head nor the time it takes. And when it
-shuts down it closes every connection that has no parsed request yet, so a post that is just arriving is lost; here the
-listeners close first, and connections get a moment to say what they came for.
+Three things stock uvicorn does not do. It bounds neither the size of a request's head nor the time it takes. It does
+not tell whom it has no room for when to come again. And when it shuts down it closes every connection that has no
+parsed request yet, so a post that is just arriving is lost; here the listeners close first, and connections get a
+moment to say what they came for.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from forwarder.errors import StartError
+from forwarder.receiver import RETRY_AFTER
 
 HEAD_BYTES: Final = 64 * 1024
 """Most bytes of a request before its body."""
@@ -108,6 +111,13 @@ def notify_systemd(state: str) -> None:
         log.error("supervisor.unreachable NOTIFY_SOCKET=%s %s", address, error.strerror)
 
 
+async def _come_again(_: Scope, __: Receive, send: Send) -> None:
+    """Answer 503, as the receiver does when nothing can be stored, and hang up."""
+    headers = [(b"content-length", b"0"), (b"connection", b"close"), (b"retry-after", b"%d" % RETRY_AFTER)]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body"})
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with bounds on the head of a request."""
 
@@ -136,8 +146,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def on_headers_complete(self) -> None:
-        """The head is complete: its bounds no longer count."""
+        """The head is complete: its bounds no longer count. Beyond MAX_CONNECTIONS it is told to come again."""
         self._head_is_complete()
+        if len(self.connections) > MAX_CONNECTIONS:
+            log.warning("connections.refused most=%s", MAX_CONNECTIONS)
+            self.app = _come_again
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -170,7 +183,6 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
-            limit_concurrency=MAX_CONNECTIONS,
             ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         super().__init__(config)

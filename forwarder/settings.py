@@ -79,12 +79,14 @@ def _database_url(value: SecretStr) -> SecretStr:
     if scheme not in {"postgresql", "postgres", "sqlite"}:
         raise ValueError("does not start with postgresql:// (or sqlite:///)")
     try:
-        sa.make_url(value.get_secret_value())
+        url = sa.make_url(value.get_secret_value())
     except (sa.exc.ArgumentError, ValueError):
         raise ValueError(
             "is not a URL such as postgresql://user:password@host:5432/name; write characters like @ or / "
             "in a password as %40 or %2F"
         ) from None
+    if scheme == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise ValueError("names no file; write sqlite:////folder/outbox.db, or leave it out")
     return value
 
 

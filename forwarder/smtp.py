@@ -231,23 +231,38 @@ class SmtpConnection(asyncio.Protocol):
             self._say(_mail_from(envelope), 1)
 
     async def answer_to_offer(self, envelope: Envelope) -> Reply | None:
-        """None if the server waits for the content, else its refusal; after a refusal the next offer may follow."""
+        """None if the server waits for the content, else its refusal; then the next offer may follow, if it is alive.
+
+        A server may hang up on whom it refuses; what it said of the mail counts all the same.
+        """
         self.used = True
         refusal = await (self._announced() if self._pipelining else self._announce(envelope))
         if refusal:
-            self._say(b"RSET\r\n", 1)
-            await self._reply()
+            await self._tidy_up(b"RSET\r\n")
         return refusal
+
+    async def _tidy_up(self, words: bytes) -> None:
+        """Say what ends a refused mail, if anybody still listens."""
+        with contextlib.suppress(ConnectionLostError):
+            self._say(words, 1)
+            await self._reply()
 
     async def _announced(self) -> Reply | None:
         """The answers to sender, recipient and DATA, which were said at once (RFC 2920, 3.1)."""
-        answers = [await self._reply(), await self._reply(), await self._reply()]
-        refusal = next((answer for answer in answers if answer.code >= 400), None)  # noqa: PLR2004 - RFC 5321, 4.2.1
-        if refusal and answers[2].code == GO_ON:  # it refused, and wants data for nobody
-            self._say(b".\r\n", 1)
-            await self._reply()
+        refusal = None
+        for _ in range(3):
+            try:
+                answer = await self._reply()
+            except ConnectionLostError:
+                if refusal:
+                    return refusal
+                raise
+            if answer.code >= 400:  # noqa: PLR2004 - RFC 5321, 4.2.1
+                refusal = refusal or answer
         if not refusal:
-            self._must_be_go_on(answers[2])
+            self._must_be_go_on(answer)
+        elif answer.code == GO_ON:  # it refused, and wants data for nobody
+            await self._tidy_up(b".\r\n")
         return refusal
 
     async def _announce(self, envelope: Envelope) -> Reply | None:
@@ -292,7 +307,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Hang up."""
-        self._transport.abort()
+        self._fail("we hung up")
 
 
 def _mail_from(envelope: Envelope) -> bytes:

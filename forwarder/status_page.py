@@ -64,6 +64,8 @@ def headline(vitals: Vitals) -> Headline:
     """What matters most."""
     totals = vitals.totals
     waiting = f"{totals.waiting} {_deliveries(totals.waiting)} waiting" if totals else ""
+    if totals and totals.deferred:
+        waiting += f", {totals.deferred} of them refused for now and tried again later"
     if vitals.database or totals is None:
         return Headline("bad", "Nothing can be stored", f"{vitals.database}. CallFire is told to send again.")
     if vitals.mail_server:

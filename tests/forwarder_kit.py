@@ -89,9 +89,12 @@ class MailSink:
         self.host = host
         self.mails: list[Mail] = []
         self.connections = 0
+        self.connections_lost = 0
         self.on_rcpt: Callable[[str], str | None] = lambda _: None
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
+        self.hangs_up = False
+        """Close the connection behind every 5xx, as some servers do."""
         self.smtp_options: dict[str, Any] = {}
         self.tls: Any = None
         self._changed = threading.Condition()
@@ -150,7 +153,13 @@ class MailSink:
 
             def connection_lost(self, error: Exception | None) -> None:
                 sink._transports.discard(self.transport)
+                sink.connections_lost += 1
                 super().connection_lost(error)
+
+            async def push(self, status: str | bytes) -> None:
+                await super().push(status)
+                if sink.hangs_up and status[:1] in {"5", b"5"}:
+                    self.transport.close()
 
         return _Smtp(self, hostname="sink.test", loop=self._loop, **self.smtp_options)
 
@@ -243,9 +252,13 @@ class RunningForwarder:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        ready = self.wait_for_log("forwarder.ready")
-        found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
-        assert found, ready
+        try:
+            ready = self.wait_for_log("forwarder.ready")
+            found = re.search(r"public\W+(http[^\s\",]+)\W+admin\W+(http[^\s\",]+)", ready)
+            assert found, ready
+        except BaseException:
+            self.kill()
+            raise
         self.url, self.admin_url = found.groups()
 
     def _read(self) -> None:

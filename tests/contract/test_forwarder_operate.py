@@ -323,11 +323,17 @@ def test_send_test_sends_what_such_a_text_would_become(forwarder: RunningForward
 def test_a_purge_beside_it_forgets_what_was_sent(
     place: dict[str, str], forwarder: RunningForwarder, sink: MailSink
 ) -> None:
-    """At once, if told so."""
+    """At once, if told so; but not that the texts ever were, or CallFire's repeats would be mailed again."""
     forwarder.post(text_postback(805))
     forwarder.wait_for_log('"delivery.sent", "text_id": 805')
     assert answer(place, "purge", "--text-days", "0")["messages"] > 0
-    assert answer(place, "purge", "--text-days", "0", "--metadata-days", "0")["texts"] > 0
+    assert "not in the range x>=7" in run(place, "purge", "--metadata-days", "0", status=2).stderr
+    said = run(place, "purge", "--metadata-days", "7", status=2).stderr
+    assert "7 days for metadata are less than 30 for messages" in said
+    assert answer(place, "purge", "--text-days", "0", "--metadata-days", "7")["texts"] == 0
+    known = answer(place, "status")["last_hour"].get("duplicate", 0)
+    assert forwarder.post(text_postback(805)).status == 200
+    assert answer(place, "status")["last_hour"]["duplicate"] == known + 1
 
 
 def test_check_tells_everything_that_is_wrong(tmp_path: Path, sink: MailSink) -> None:

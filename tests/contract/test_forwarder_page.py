@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -11,6 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from forwarder.ledger import Ledger
+from forwarder.outbox import Outbox, Posting, Quarantined, Turn, connect
 from tests.forwarder_kit import Answer, MailSink, RunningForwarder, environment, http, mail_sink, running, text_postback
 
 FLAGS = (
@@ -186,6 +189,21 @@ def test_the_page_is_locked_down(forwarder: RunningForwarder) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
     assert "<script" not in forwarder.get("/").body.decode().replace("&lt;script", "")
+
+
+def test_a_replay_says_what_came_of_it(forwarder: RunningForwarder) -> None:
+    """A postback that a newer release can read, and that is of a text we sent, queues nothing; so does none at all."""
+    outbox = Outbox(connect(f"sqlite:///{forwarder.environment['FORWARDER_STATE_DIR']}/outbox.db"))
+    sent = text_postback(7).replace(b"<Inbound>true", b"<Inbound>false")
+    outbox.turn(Turn([Posting(time.time(), quarantined=(Quarantined("an older release", "text/xml", sent),))]))
+    ident = Ledger(outbox).quarantined()[0].id
+    outbox.close()
+    found = re.search(r'name="token" value="([^"]+)"', forwarder.get("/").body.decode())
+    assert found
+    form = f"token={found[1]}&id={ident}".encode()
+    replay = f"{forwarder.admin_url}/quarantine/replay"
+    assert "holds no text for anybody" in http(replay, form).body.decode()
+    assert "somebody was faster" in http(replay, form).body.decode()
 
 
 def _click(page: webdriver.Chrome, button: str, said: str) -> None:

@@ -409,6 +409,28 @@ def test_a_head_that_does_not_arrive_is_hung_up_on() -> None:
     _serve(use, _receiver(), HEAD_SECONDS=0.1)
 
 
+def test_more_connections_than_there_is_room_for_are_told_to_come_again() -> None:
+    """503 with a time, and hung up on; when others have gone, it is taken."""
+
+    async def use(host: str, port: int) -> None:
+        others = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+            others.append(writer)
+        refused = await _post(host, port)
+        assert (refused.status, refused.headers["retry-after"]) == (503, str(RETRY_AFTER))
+        for writer in others:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(10):
+            while (await _post(host, port, text_postback(1))).status != 200:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.01)
+
+    _serve(use, _receiver(), MAX_CONNECTIONS=3)
+
+
 def test_only_what_could_not_be_stored_is_503_with_a_time_to_come_again() -> None:
     """And then nothing is acknowledged; the next post may succeed."""
     away = True
@@ -469,7 +491,11 @@ def test_a_disk_that_is_full_acknowledges_nothing_and_loses_nothing(tmp_path: Pa
                     taken.add(n)
                 assert taken
                 assert (answer.status, answer.headers["retry-after"]) == (503, str(RETRY_AFTER))
+                found = forwarder.get("/readyz")
+                assert (found.status, found.json["ready"]) == (503, False)
+                assert "full" in found.json["database"]
                 subprocess.run(["mount", "-o", "remount,size=16m", folder], check=True)
+                assert forwarder.get("/readyz").status == 200
                 sink.start()
                 sink.wait_for(len(taken))
                 deadline = time.monotonic() + 20

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forwarder_kit import TOKEN, MailSink, environment, mail_sink, text_postback
+from tests.forwarder_kit import TOKEN, MailSink, RunningForwarder, environment, mail_sink, text_postback
 
 _EXEC = (
     "import os, sys\n"
@@ -202,3 +202,21 @@ def test_sockets_that_are_none_are_refused(tmp_path: Path, sink: MailSink) -> No
     assert done.returncode == 1
     assert "LISTEN_FDS does not name sockets" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class _Impatient(RunningForwarder):
+    """One whose test has no patience at all."""
+
+    def wait_for_log(self, event: str, seconds: float = 30.0) -> str:
+        _begun.append(self.process)
+        return super().wait_for_log(event, min(seconds, 0.0))
+
+
+_begun: list[subprocess.Popen[str]] = []
+
+
+def test_a_forwarder_that_is_not_ready_in_time_is_not_left_behind(tmp_path: Path, sink: MailSink) -> None:
+    """The test that started it fails, and its process is gone."""
+    with pytest.raises(AssertionError, match=r"no forwarder\.ready"):
+        _Impatient(environment(tmp_path, sink.port))
+    assert _begun[0].poll() == -signal.SIGKILL

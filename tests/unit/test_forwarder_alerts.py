@@ -13,12 +13,13 @@ import pytest
 
 from forwarder.alerts import PAUSE_SECONDS, Heartbeat, News, Notices, OperatorMail, alert_mail
 from forwarder.errors import MailServerUnavailable
+from forwarder.handover import hand_over
 from forwarder.health import LATE_SECONDS, Vitals
-from forwarder.ledger import Totals
+from forwarder.ledger import Ledger, Totals
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Turn
 from forwarder.schema import State
-from forwarder.smtp import Envelope, Reply
-from tests.forwarder_kit import PostgreSQL, Watcher, inbound, open_outbox, posting
+from forwarder.smtp import Envelope, MailServer, Reply, Security
+from tests.forwarder_kit import PostgreSQL, Watcher, inbound, mail_sink, open_outbox, posting
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def _vitals(**changes: object) -> Vitals:
     now = time.time()
     values: dict[str, object] = {
         "at": now, "database": None, "mail_server": None, "last_contact": now,
-        "totals": Totals(0, 0, 0, 0, None), "tokens": (),
+        "totals": Totals(0, 0, 0, 0, 0, None), "tokens": (),
     }  # fmt: skip
     return Vitals(**(values | changes))  # type: ignore[arg-type] # a test names what differs
 
@@ -61,7 +62,7 @@ def _beat(watcher: Watcher, vitals: Vitals, *, reachable: bool = True) -> int:
     [
         {"database": "the database cannot be written: disk full"},
         {"mail_server": "mail server: connection refused"},
-        {"totals": Totals(1, 0, 0, 0, time.time() - LATE_SECONDS - 60)},
+        {"totals": Totals(1, 0, 0, 0, 0, time.time() - LATE_SECONDS - 60)},
     ],
 )
 def test_the_heart_stops_when_deliveries_do(
@@ -166,6 +167,68 @@ def test_an_alert_that_cannot_be_sent_is_no_reason_for_another(url: str, caplog:
         operator.tell()
         assert "alert.not_sent" in caplog.text
     operator.answer = Reply(250, "OK")
+    assert (operator.tell(), operator.tell()) == (1, 0)
+    outbox.close()
+
+
+def test_an_alert_is_told_when_one_operator_has_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With no mail server none of two has it; when it is back, the one it refuses stands in the log."""
+    outbox = open_outbox(f"sqlite:///{tmp_path / 'outbox.db'}")
+    _die(outbox, 1)
+    with mail_sink() as sink:
+        server = MailServer("127.0.0.1", sink.port, Security.NONE)
+        operators = ["a@example.com", "b@example.com"]
+        mail = OperatorMail(
+            Notices(outbox), "texts@example.com", operators, lambda mail: hand_over(server, None, mail), "http://x/"
+        )
+        sink.stop()
+        asyncio.run(mail.tell())
+        assert "alert.not_sent to=a@example.com" in caplog.text
+        assert "alert.not_sent to=b@example.com" in caplog.text
+        sink.start()
+        sink.on_rcpt = {"a@example.com": "550 no such operator"}.get
+        caplog.clear()
+        asyncio.run(mail.tell())
+        assert [taken.recipient for taken in sink.mails] == ["b@example.com"]
+        assert "alert.not_sent to=a@example.com reason='550 no such operator'" in caplog.text
+        assert Notices(outbox).claim() is None
+    outbox.close()
+
+
+def test_a_clock_that_is_put_right_keeps_nothing_from_the_operator(url: str) -> None:
+    """What dies after a clock was a day ahead, or on a machine whose clock is behind, is told like all else."""
+    now = [time.time() + 86_400]
+    outbox = open_outbox(url, clock=lambda: now[0])
+    operator = Operator(outbox)
+    _die(outbox, 1)
+    assert operator.tell() == 1
+    now[0] -= 86_400
+    _die(outbox, 2)
+    assert operator.tell() == 1
+    now[0] -= 30
+    _die(outbox, 3)
+    assert operator.tell() == 0
+    now[0] += PAUSE_SECONDS + 30
+    assert operator.tell() == 1
+    subjects = [message_from_bytes(mail.content)["Subject"] for mail in operator.mails]
+    assert subjects == ["callfire-mail: 1 delivery failed for good"] * 3
+    now[0] += PAUSE_SECONDS
+    assert operator.tell() == 0
+    outbox.close()
+
+
+def test_what_dies_again_is_told_again(url: str) -> None:
+    """Whoever replayed it thought that the reason was gone."""
+    now = [time.time()]
+    outbox = open_outbox(url, clock=lambda: now[0])
+    operator = Operator(outbox)
+    _die(outbox, 1, 2)
+    assert operator.tell() == 1
+    now[0] += PAUSE_SECONDS
+    Ledger(outbox).replay_dead([1])
+    assert operator.tell() == 0
+    (delivery,) = outbox.turn(Turn(room=1, look=True)).claimed
+    outbox.turn(Turn(results=[Result(delivery, State.DEAD, 1, now[0], "550 no such user")]))
     assert (operator.tell(), operator.tell()) == (1, 0)
     outbox.close()
 

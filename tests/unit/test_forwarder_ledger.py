@@ -1,17 +1,20 @@
 """What an operator asks of an outbox, on real databases: lists, replays, drops, purges."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from forwarder.app import router
 from forwarder.health import TokenUse
-from forwarder.ledger import DAY, Ledger, NotFoundError
+from forwarder.ledger import BATCH, BODIES, DAY, Ledger, NotFoundError
 from forwarder.outbox import Outbox, Posting, Quarantined, Result, Routed, Turn
 from forwarder.routes import RouteFile, read_routes
-from forwarder.schema import State
+from forwarder.schema import State, texts
 from tests.forwarder_kit import PostgreSQL, inbound, open_outbox, posting, states, text_postback
 
 OFFICE = "office@example.com"
@@ -56,7 +59,7 @@ def _settle(outbox: Outbox, state: State, *text_ids: int, redact: bool = False, 
 
 
 def test_the_totals_are_what_is_not_sent(outbox: Outbox, clock: Clock) -> None:
-    """Queued, in hand, dead and unreadable, and since when the oldest waits."""
+    """Queued, in hand, dead and unreadable, and since when the oldest is due."""
     ledger = Ledger(outbox)
     assert (ledger.totals().waiting, ledger.totals().oldest_at) == (0, None)
     _settle(outbox, State.SENT, 1)
@@ -66,6 +69,19 @@ def test_the_totals_are_what_is_not_sent(outbox: Outbox, clock: Clock) -> None:
     totals = ledger.totals()
     assert (totals.queued, totals.sending, totals.dead, totals.quarantined) == (1, 1, 2, 1)
     assert totals.oldest_at == pytest.approx(clock.now - 60)
+
+
+def test_what_waits_for_its_next_attempt_is_not_late(outbox: Outbox, clock: Clock) -> None:
+    """A full mailbox is its owner's matter; but what nobody tries though it is due is late from then on."""
+    ledger, start = Ledger(outbox), clock.now
+    (delivery,) = outbox.turn(Turn([posting(inbound(1), received_at=start)], room=1)).claimed
+    outbox.turn(Turn(results=[Result(delivery, State.QUEUED, 9, start + 4 * 3600, "452 4.2.2 mailbox full")]))
+    clock.now = start + 3 * 3600
+    assert (ledger.totals().queued, ledger.totals().deferred, ledger.totals().oldest_at) == (1, 1, None)
+    clock.now = start + 5 * 3600
+    assert (ledger.totals().deferred, ledger.totals().oldest_at) == (0, pytest.approx(start + 4 * 3600))
+    outbox.turn(Turn(room=1, look=True))
+    assert (ledger.totals().sending, ledger.totals().oldest_at) == (1, pytest.approx(start + 4 * 3600))
 
 
 def test_the_flow_is_counted_in_steps(outbox: Outbox, clock: Clock) -> None:
@@ -114,6 +130,28 @@ def test_a_drop_is_for_good_and_still_known(outbox: Outbox) -> None:
     assert outbox.turn(Turn([posting(inbound(1))])).counts["duplicate"] == 1
 
 
+def test_everything_is_changed_a_part_at_a_time(outbox: Outbox, clock: Clock) -> None:
+    """No transaction is so long that postbacks would wait for it, however much there is; and nothing is left over."""
+    ledger, count = Ledger(outbox), 2 * BATCH + 1
+    sizes: list[int] = []
+
+    @sa.event.listens_for(outbox.engine, "after_cursor_execute")
+    def _count(_connection: object, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith(("UPDATE delivery", "DELETE FROM quarantine")):
+            sizes.append(cursor.rowcount)
+
+    _settle(outbox, State.DEAD, *range(1, count + 1))
+    assert ledger.replay_dead(None) == count
+    unread = tuple(Quarantined("why", "text/xml", b"<") for _ in range(2 * BODIES + 1))
+    outbox.turn(Turn([Posting(clock.now, quarantined=unread)]))
+    assert ledger.drop_quarantined(None) == len(unread)
+    assert sizes == [BATCH, BATCH, 1, BODIES, BODIES, 1]
+    claimed = outbox.turn(Turn(room=count, look=True)).claimed
+    outbox.turn(Turn(results=[Result(delivery, State.DEAD, 1, clock.now, "550 no") for delivery in claimed]))
+    assert ledger.drop_dead(None) == count
+    assert (ledger.totals().waiting, ledger.totals().dead, ledger.totals().quarantined) == (0, 0, 0)
+
+
 def test_the_quarantine_is_read_again(outbox: Outbox) -> None:
     """What can be read by now is queued and leaves; what cannot stays with its reason; nothing is mailed twice."""
     ledger, route = Ledger(outbox), router(RouteFile().routes((OFFICE,)))
@@ -160,6 +198,44 @@ def test_what_a_route_redacts_is_gone_once_it_is_sent(outbox: Outbox) -> None:
     _settle(outbox, State.DEAD, 2, redact=True)
     assert Ledger(outbox).purge(0, 365).messages == 0
     assert Ledger(outbox).dead_text(2).message == "Hello, World!"
+
+
+def test_what_a_route_redacts_is_gone_once_the_rest_is_dropped(outbox: Outbox) -> None:
+    """One mail was sent, the other is given up: nobody can need the message any more."""
+    routed = Routed(inbound(1), "clinic", (OFFICE, "b@example.com"), redact=True)
+    sent, dead = outbox.turn(Turn([Posting(outbox.clock(), (routed,))], room=2)).claimed
+    now = outbox.clock()
+    outbox.turn(Turn(results=[Result(sent, State.SENT, 1, now, "250 OK"), Result(dead, State.DEAD, 1, now, "550 no")]))
+    _settle(outbox, State.DEAD, 2, redact=True)
+    assert _raw(outbox, 1) == b"<raw/>"
+    assert Ledger(outbox).drop_dead([1]) == 1
+    assert (_raw(outbox, 1), _raw(outbox, 2)) == (None, b"<raw/>")
+    assert Ledger(outbox).drop_dead(None) == 1
+    assert _raw(outbox, 2) is None
+
+
+def test_a_purge_redacts_what_two_forwarders_sent_at_one_moment(postgresql: PostgreSQL) -> None:
+    """Neither sees the other's delivery as sent, so neither forgets the message; the next purge does."""
+    url = postgresql.database()
+    one, two = open_outbox(url), open_outbox(url)
+    routed = Routed(inbound(1), "clinic", (OFFICE, "b@example.com"), redact=True)
+    (first,) = one.turn(Turn([Posting(one.clock(), (routed,))], room=1)).claimed
+    (second,) = two.turn(Turn(room=1, look=True)).claimed
+    now = one.clock()
+    with one.transaction() as connection:
+        one._write_down(connection, [Result(first, State.SENT, 1, now, "250 OK")], Counter())
+        two.turn(Turn(results=[Result(second, State.SENT, 1, now, "250 OK")]))
+    assert _raw(one, 1) == b"<raw/>"
+    assert Ledger(one).purge(30, 365).messages == 1
+    assert _raw(one, 1) is None
+    for outbox in (one, two):
+        outbox.close()
+
+
+def _raw(outbox: Outbox, text_id: int) -> bytes | None:
+    with outbox.reading() as connection:
+        found: bytes | None = connection.scalar(sa.select(texts.c.raw).where(texts.c.id == text_id))
+        return found
 
 
 def test_a_text_that_is_dropped_unread_is_never_stored(outbox: Outbox, tmp_path: Path) -> None:

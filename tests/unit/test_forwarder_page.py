@@ -8,7 +8,7 @@ from forwarder.health import LATE_SECONDS, Vitals
 from forwarder.ledger import Totals
 from forwarder.status_page import SPANS, chart, duration, headline, nice_ceiling
 
-NOTHING = Totals(0, 0, 0, 0, None)
+NOTHING = Totals(0, 0, 0, 0, 0, None)
 
 
 def _vitals(totals: Totals | None = NOTHING, database: str | None = None, mail_server: str | None = None) -> Vitals:
@@ -19,9 +19,10 @@ def _vitals(totals: Totals | None = NOTHING, database: str | None = None, mail_s
     ("vitals", "tone", "title"),
     [
         (_vitals(), "good", "Everything flows"),
-        (_vitals(Totals(0, 0, 1, 0, None)), "wait", "Something needs you"),
-        (_vitals(Totals(1, 0, 1, 1, time.time() - LATE_SECONDS - 1)), "bad", "Deliveries are late"),
-        (_vitals(Totals(1, 0, 1, 1, 0.0), mail_server="gone"), "bad", "The mail server cannot be reached"),
+        (_vitals(Totals(0, 0, 1, 0, 0, None)), "wait", "Something needs you"),
+        (_vitals(Totals(1, 0, 0, 0, 1, None)), "good", "Everything flows"),
+        (_vitals(Totals(1, 0, 1, 1, 0, time.time() - LATE_SECONDS - 1)), "bad", "Deliveries are late"),
+        (_vitals(Totals(1, 0, 1, 1, 0, 0.0), mail_server="gone"), "bad", "The mail server cannot be reached"),
         (_vitals(None, database="disk full", mail_server="gone"), "bad", "Nothing can be stored"),
     ],
 )

@@ -244,6 +244,8 @@ def test_every_mistake_in_a_file_is_told_with_its_place(tmp_path: Path) -> None:
         ('[[route]]\nname = "a"\nkeyword = " "', "keyword: a keyword is empty"),
         ('[route]\nname = "a"', "[route]: write [[route]]"),
         ("to = ", "is not TOML"),
+        (f'[[route]]\nname = "{"n" * 65}"\nkeyword = "x"', "is not 1 to 64 letters, digits, - _ and ."),
+        (f'[default]\nto = "{"a" * 243}@example.com"', "has 255 characters; a mail address has at most 254"),
         ('[[route]]\nname = "a"\nkeyword = "x"\nsubject = 3', "subject: a template is a string"),
     ],
 )

@@ -179,6 +179,25 @@ def test_a_recipient_at_whom_the_server_hangs_up_holds_up_nobody(outbox: Outbox,
     assert {n for n, _ in sink.times()} == set(range(2, 12))
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_refusal_counts_though_the_server_hangs_up_after_it(outbox: Outbox, pipelining: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """It is final at the first attempt, and the mail server is not taken for being away."""
+    with mail_sink(pipelining=pipelining) as sink:
+        sink.hangs_up = True
+        sink.on_rcpt = {"no@example.com": "550 5.1.1 no such user"}.get
+
+        async def use(running: Engine) -> None:
+            await running.commits.store(posting(inbound(1), recipients=("no@example.com",)))
+            await running.commits.store(posting(*(inbound(n, from_number=str(n)) for n in range(2, 6))))
+            await running.until(lambda: sorted(set(states(outbox).values())) == ["dead", "sent"])
+            assert running.sender.trouble is None
+
+        _run(outbox, sink, use, connections=1)
+        assert set(sink.times().values()) == {1}
+    row = _row(outbox, 1, "no@example.com")
+    assert (row.answer, row.attempts) == ("550 5.1.1 no such user", 1)
+
+
 def test_a_server_that_refuses_everybody_is_not_hammered(outbox: Outbox, sink: MailSink) -> None:
     """421 to every mail: all wait, and one connection at a time tries again."""
     sink.on_rcpt = lambda _: "421 4.3.2 too busy"
@@ -366,6 +385,89 @@ def test_what_others_have_taken_over_is_not_sent(outbox: Outbox, sink: MailSink)
     assert {n for n, _ in sink.times()} == {1, 2, 4}
 
 
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_mail_that_has_begun_is_not_sent_while_all_is_held(sink: MailSink, announced: bool, lost: bool) -> None:  # noqa: FBT001 - parameters of the test
+    """Announced behind one that takes long, or taking long itself: it waits, and is sent after if it is still ours."""
+    release, waiting = threading.Event(), threading.Event()
+
+    def wait(which: bool) -> None:  # noqa: FBT001 - as above
+        if which:
+            waiting.set()
+            assert release.wait(20)
+
+    def on_rcpt(address: str) -> None:
+        wait(not announced and address == "2@example.com")
+
+    def on_data(mail: Mail, _server: SMTP) -> None:
+        wait(announced and mail.text_id == 1)
+
+    sink.on_rcpt, sink.on_data = on_rcpt, on_data
+    done: list[Result] = []
+
+    def compose(delivery: Delivery) -> Envelope:
+        return Envelope("texts@example.com", delivery.recipient, b"X-CallFire-Text-Id: %d\r\n\r\n" % delivery.text.id)
+
+    async def main() -> None:
+        server = MailServer("127.0.0.1", sink.port, Security.NONE)
+        sender = Sender(server, None, compose, done.append, lambda: None, connections=1)
+        sender.start()
+        sender.take([Delivery(inbound(n), "default", f"{n}@example.com", 0, 1.0, 1.0) for n in (1, 2)])
+        await asyncio.get_running_loop().run_in_executor(None, waiting.wait, 20)
+        sender.hold()
+        release.set()
+        await _until(lambda: sink.connections_lost == 1)
+        assert [result.delivery.text.id for result in done] == [1]
+        assert sender.in_hand() == {(2, "2@example.com")}
+        if lost:
+            sender.let_go({(2, "2@example.com")})
+        sender.go_on()
+        await _until(lambda: not sender.in_hand())
+        await sender.stop(2.0)
+
+    asyncio.run(main())
+    assert [mail.text_id for mail in sink.mails] == ([1] if lost else [1, 2])
+
+
+def test_a_mail_that_others_took_over_while_it_began_is_not_sent(sink: MailSink) -> None:
+    """The lease ended and was renewed while the server thought about the recipient: the mail is another's."""
+    release, waiting = threading.Event(), threading.Event()
+
+    def on_rcpt(_: str) -> None:
+        waiting.set()
+        assert release.wait(20)
+
+    sink.on_rcpt = on_rcpt
+    done: list[Result] = []
+
+    async def main() -> None:
+        server = MailServer("127.0.0.1", sink.port, Security.NONE)
+        envelope = Envelope("texts@example.com", OFFICE, b"X-CallFire-Text-Id: 1\r\n\r\n")
+        sender = Sender(server, None, lambda _: envelope, done.append, lambda: None)
+        sender.start()
+        delivery = Delivery(inbound(1), "default", OFFICE, 0, 1.0, 1.0)
+        sender.take([delivery])
+        await asyncio.get_running_loop().run_in_executor(None, waiting.wait, 20)
+        sender.hold()
+        sender.let_go({delivery.key})
+        sender.go_on()
+        release.set()
+        await _until(lambda: not sender.in_hand())
+        assert done == []
+        sender.take([delivery])
+        await _until(lambda: len(done) == 1)
+        await sender.stop(2.0)
+
+    asyncio.run(main())
+    assert sink.times() == {(1, OFFICE): 1}
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.005)
+
+
 def test_a_rush_of_postbacks_leaves_one_connection_at_work(outbox: Outbox, sink: MailSink) -> None:
     """A postback may come only once and a mail can wait; but mails never stop, and afterwards all connections work."""
     release = threading.Event()
@@ -409,23 +511,18 @@ def test_only_one_connection_begins_while_making_way(sink: MailSink) -> None:
     sink.on_data = on_data
     done: list[Result] = []
 
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - nobody announces it
-                await asyncio.sleep(0.005)
-
     async def main() -> None:
         server = MailServer("127.0.0.1", sink.port, Security.NONE)
         sender = Sender(server, None, compose, done.append, lambda: None)
         sender.make_way(busy=True)
         sender.start()
         sender.take([Delivery(inbound(n, from_number=str(n)), "default", OFFICE, 0, 1.0, 1.0) for n in range(1, 9)])
-        await until(lambda: len(under_way) == 1)
+        await _until(lambda: len(under_way) == 1)
         assert sink.connections == 1
         sender.make_way(busy=False)
-        await until(lambda: len(under_way) == 4)
+        await _until(lambda: len(under_way) == 4)
         release.set()
-        await until(lambda: len(done) == 8)
+        await _until(lambda: len(done) == 8)
         await sender.stop(2.0)
 
     asyncio.run(main())

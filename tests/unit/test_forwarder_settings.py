@@ -160,6 +160,23 @@ def test_a_password_is_never_sent_in_the_clear(load: Load) -> None:
     ]
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_an_outbox_is_never_in_memory_only(load: Load, url: str) -> None:
+    """What is answered 200 must be on a disk."""
+    assert load.problems(database_url=url) == [
+        "FORWARDER_DATABASE_URL: names no file; write sqlite:////folder/outbox.db, or leave it out"
+    ]
+    assert load(database_url="sqlite:////folder/outbox.db").sqlite_file == Path("/folder/outbox.db")
+
+
+def test_no_address_is_longer_than_mail_takes(load: Load) -> None:
+    """Nor than the outbox takes, which would put every text into quarantine."""
+    longest = "a" * 242 + "@example.com"
+    assert load(mail_to=longest).mail_to == (longest,)
+    (problem,) = load.problems(mail_to=f"a{longest}")
+    assert "has 255 characters; a mail address has at most 254" in problem
+
+
 def test_somebody_gets_every_text(load: Load, tmp_path: Path) -> None:
     """Without FORWARDER_MAIL_TO the routes must say who, or drop."""
     assert load.problems(("mail_to",)) == [
