@@ -133,10 +133,14 @@ class SmtpConnection(asyncio.Protocol):
         where = f"{server.host}:{server.port}"
         try:
             async with asyncio.timeout(server.timeout):
-                await client.connect(username=server.username, password=server.password)
+                await client.connect()
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
+                if server.username:
+                    await client.login(server.username, server.password or "")
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            if client.transport:  # closing TLS politely would wait for the other side's goodbye
+                cast("asyncio.Transport", client.transport).abort()
             client.close()
             reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
             raise MailServerUnavailable(f"mail server {where}: {reason}") from error
