@@ -133,10 +133,14 @@ class SmtpConnection(asyncio.Protocol):
         where = f"{server.host}:{server.port}"
         try:
             async with asyncio.timeout(server.timeout):
-                await client.connect(username=server.username, password=server.password)
+                await client.connect()
+                if server.username is not None:
+                    await client.login(server.username, server.password or "")
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            if client.transport:
+                cast("asyncio.Transport", client.transport).abort()  # a goodbye in TLS would take as long as the server likes
             client.close()
             reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
             raise MailServerUnavailable(f"mail server {where}: {reason}") from error
