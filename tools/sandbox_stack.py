@@ -33,6 +33,7 @@ STATE = LOCAL / "state"
 WRAPPER = LOCAL / "pulumi"
 STACK = "sandbox"
 STACK_FILE = ROOT / "stacks" / f"Pulumi.{STACK}.yaml"
+REPAIR = f"Mend it, or bring it back with `git checkout {STACK_FILE.relative_to(ROOT)}`."
 SANDBOX_LOG = LOCAL / "sandbox.log"
 SANDBOX_MARK = "CALLFIRE_MAIL_SANDBOX_OF"
 TEXT = {"from": "18185551212", "to": "18186469991", "message": "Hello, World!"}
@@ -50,12 +51,18 @@ class Settings:
     """What `stacks/Pulumi.sandbox.yaml` says of addresses and ports: the one place where they are set."""
 
     def __init__(self) -> None:
-        config = yaml.safe_load(STACK_FILE.read_text())["config"]
-        self.sandbox_url = str(config["callfire:url"]).rstrip("/")
-        self.sandbox_port = urlsplit(self.sandbox_url).port or 80
-        self.smtp_port = int(config["callfire-mail:smtpPort"])
-        self.forwarder_port = int(config["callfire-mail:forwarderPort"])
-        self.admin_port = int(config["callfire-mail:forwarderAdminPort"])
+        where = STACK_FILE.relative_to(ROOT)
+        try:
+            config = yaml.safe_load(STACK_FILE.read_text())["config"]
+            self.sandbox_url = str(config["callfire:url"]).rstrip("/")
+            self.sandbox_port = urlsplit(self.sandbox_url).port or 80
+            self.smtp_port = int(config["callfire-mail:smtpPort"])
+            self.forwarder_port = int(config["callfire-mail:forwarderPort"])
+            self.admin_port = int(config["callfire-mail:forwarderAdminPort"])
+        except KeyError as error:
+            raise StackError(f"{where} lacks {error.args[0]}. {REPAIR}") from None
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise StackError(f"{where} can't be read: {' '.join(str(error).split())}. {REPAIR}") from None
 
 
 def up() -> None:
@@ -98,7 +105,8 @@ def down() -> None:
     # a forwarder whose start was cut off before Pulumi wrote it down, then the sandbox
     end(marked("CALLFIRE_MAIL_HOSTED_AS", str(LOCAL / "forwarder" / STACK)))
     end(marked(SANDBOX_MARK, str(ROOT)))
-    say("\nEverything is down. What the forwarder could not deliver is kept in .local/forwarder.")
+    kept = " Outbox and log of the forwarder are kept in .local/forwarder." if (LOCAL / "forwarder").exists() else ""
+    say(f"\nEverything is down.{kept}")
 
 
 class Pulumi:
@@ -217,9 +225,21 @@ def start_sandbox(settings: Settings) -> None:
             end([sandbox])
             raise StackError(
                 f"The sandbox did not start: {SANDBOX_LOG.read_text().strip() or 'it said nothing'}\n"
-                f"Its ports stand in {STACK_FILE.relative_to(ROOT)}."
+                f"{another_sandbox(settings.sandbox_url)}Its ports stand in {STACK_FILE.relative_to(ROOT)}."
             )
         time.sleep(POLL)
+
+
+def another_sandbox(url: str) -> str:
+    """Tell whose sandbox answers at `url`, if one does: another checkout's, or this one's before it was moved."""
+    said = health(url)
+    if said.get("service") != "callfire-sandbox":
+        return ""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(int(said["pid"]))
+        owner = process.environ().get(SANDBOX_MARK, process.cwd())
+        return f"The sandbox of {owner} (process {process.pid}) runs there: `make down` there, or end it.\n"
+    return ""
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_a_backup_of_a_running_forwarder_is_whole(tmp_path: Path, sink: MailSink
         for n in range(1, 21):
             assert forwarder.post(text_postback(n)).status == 200
         command = _documented("python -c").replace("/var/lib/forwarder/", f"{tmp_path}/state/")
-        command = command.replace("python ", f"{sys.executable} ", 1).replace("/backup/", f"{tmp_path}/")
+        command = command.replace("python ", f"{shlex.quote(sys.executable)} ", 1).replace("/backup/", f"{tmp_path}/")
         subprocess.run(command, shell=True, check=True, timeout=30)  # noqa: S602 - as people run it
         forwarder.kill()
     restored = tmp_path / "restored"
