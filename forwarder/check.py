@@ -10,7 +10,7 @@ from forwarder.errors import ForwarderError, SettingsError, StartError
 from forwarder.handover import log_in
 from forwarder.migrations import Version, version
 from forwarder.outbox import Outbox, connect
-from forwarder.settings import Place, Settings, load_settings
+from forwarder.settings import OutboxPlace, Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Finding:
 
 
 async def check_everything(
-    place: Callable[[], Place], settings: Callable[[], Settings] = load_settings
+    place: Callable[[], OutboxPlace], settings: Callable[[], Settings] = load_settings
 ) -> list[Finding]:
     """All findings: settings with routes, templates and contacts; the database; the mail server."""
     told, found = None, []
@@ -60,7 +60,7 @@ async def _log_in(settings: Settings) -> str:
     return f"{server.host}:{server.port}, {server.security}, {how}"
 
 
-def check_database(place: Place) -> str:
+def check_database(place: OutboxPlace) -> str:
     """Where the outbox is, if it could be written; raises ForwarderError. Nothing is made."""
     file = place.sqlite_file
     if file is not None and not file.exists():

@@ -34,7 +34,15 @@ from forwarder.moving import move
 from forwarder.numbers import mask
 from forwarder.outbox import Delivery, Outbox, connect
 from forwarder.postback import InboundText
-from forwarder.settings import MIN_METADATA_DAYS, LogFormat, Place, Settings, load_place, load_settings
+from forwarder.settings import (
+    MIN_METADATA_DAYS,
+    LogFormat,
+    Place,
+    Settings,
+    load_outbox_place,
+    load_place,
+    load_settings,
+)
 from forwarder.smtp import Envelope
 from forwarder.status_page import duration
 
@@ -91,7 +99,7 @@ def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
 
     The exit status is 0 if nothing is.
     """
-    found = asyncio.run(check_everything(load_place))
+    found = asyncio.run(check_everything(load_outbox_place))
     if as_json:
         _print_json({"ok": all(each.ok for each in found), "findings": [asdict(each) for each in found]})
     else:

@@ -124,8 +124,8 @@ Days = Annotated[int, Field(ge=1, le=36_500)]
 Addresses = Annotated[tuple[MailAddress, ...], NoDecode, BeforeValidator(split_commas)]
 
 
-class Place(BaseSettings):
-    """Where a forwarder keeps its outbox and can be asked: all that those need to be told who look after it."""
+class OutboxPlace(BaseSettings):
+    """Where a forwarder keeps its outbox."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -137,7 +137,6 @@ class Place(BaseSettings):
         arbitrary_types_allowed=True,
     )
 
-    admin_port: Port = Field(8711, description="The private port on loopback: status page, `/readyz`, `/metrics`.")
     state_dir: Path = Field(
         default_factory=lambda: Path(os.environ.get("STATE_DIRECTORY", "state")),
         description="Folder of the outbox; default `$STATE_DIRECTORY` (systemd) or `state`.",
@@ -145,18 +144,6 @@ class Place(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         None, description="`postgresql://…` for several forwarders; default is SQLite in the state folder."
     )
-
-    keep_text_days: Days = Field(30, description="Days after which a delivered text's message is forgotten.")
-    keep_metadata_days: Annotated[int, Field(ge=MIN_METADATA_DAYS, le=36_500)] = Field(
-        365, description="Days after which all else about a delivered text is forgotten, its numbers too; at least 7."
-    )
-
-    @field_validator("keep_metadata_days")
-    @classmethod
-    def _metadata_outlives_text(cls, days: int, info: ValidationInfo) -> int:
-        if days < info.data.get("keep_text_days", 0):
-            raise ValueError(f"{days} is less than {PREFIX}KEEP_TEXT_DAYS; a message cannot outlive its text")
-        return days
 
     @property
     def outbox_url(self) -> str:
@@ -185,6 +172,23 @@ class Place(BaseSettings):
         folder = file_secret_settings.secrets_dir if isinstance(file_secret_settings, SecretsSettingsSource) else None
         credentials = (_Credentials(settings_cls, secrets_dir=folder),) if folder else ()
         return env_settings, *credentials, init_settings
+
+
+class Place(OutboxPlace):
+    """Where a forwarder keeps its outbox and can be asked: all that those need to be told who look after it."""
+
+    admin_port: Port = Field(8711, description="The private port on loopback: status page, `/readyz`, `/metrics`.")
+    keep_text_days: Days = Field(30, description="Days after which a delivered text's message is forgotten.")
+    keep_metadata_days: Annotated[int, Field(ge=MIN_METADATA_DAYS, le=36_500)] = Field(
+        365, description="Days after which all else about a delivered text is forgotten, its numbers too; at least 7."
+    )
+
+    @field_validator("keep_metadata_days")
+    @classmethod
+    def _metadata_outlives_text(cls, days: int, info: ValidationInfo) -> int:
+        if days < info.data.get("keep_text_days", 0):
+            raise ValueError(f"{days} is less than {PREFIX}KEEP_TEXT_DAYS; a message cannot outlive its text")
+        return days
 
 
 class Settings(Place):
@@ -223,6 +227,13 @@ class Settings(Place):
         None, description="URL that is fetched every minute as long as deliveries flow; who watches it raises an alarm."
     )
     log_format: LogFormat = Field(LogFormat.TEXT, description="`text` for people or `json` for machines.")
+
+    @field_validator("port")
+    @classmethod
+    def _ports_differ(cls, port: int, info: ValidationInfo) -> int:
+        if port and port == info.data.get("admin_port"):
+            raise ValueError(f"{port} is {PREFIX}ADMIN_PORT too; the public and the private port must differ")
+        return port
 
     @field_validator("tls_key")
     @classmethod
@@ -289,7 +300,7 @@ class Settings(Place):
         return self.routes.routes(self.mail_to)
 
 
-_Kind = TypeVar("_Kind", bound=Place)
+_Kind = TypeVar("_Kind", bound=OutboxPlace)
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -302,20 +313,27 @@ def load_place(environ: Mapping[str, str] = os.environ) -> Place:
     return _load(Place, environ)
 
 
-def _load(kind: type[_Kind], environ: Mapping[str, str]) -> _Kind:
-    from_file, problems = _read_config(environ.get(CONFIG))
-    problems += _unknown_names(environ, "")
+def load_outbox_place(environ: Mapping[str, str] = os.environ) -> OutboxPlace:
+    """Where the outbox is, whatever else is wrong; raises SettingsError where that itself cannot be told."""
+    return _load(OutboxPlace, environ, all_names=False)
+
+
+def _load(kind: type[_Kind], environ: Mapping[str, str], *, all_names: bool = True) -> _Kind:
+    """Read settings of one kind; with `all_names` every name that is no setting is a problem too."""
+    table, problems = _read_config(environ.get(CONFIG))
     credentials = Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
     if credentials and not credentials.is_dir():
         credentials = None
-    problems += (
-        _unknown_names((file.name for file in credentials.iterdir()), f" in {credentials}") if credentials else []
-    )
+    if all_names:
+        problems += _unknown_in_file(table, environ.get(CONFIG))
+        problems += _unknown_names(environ, "")
+        files = (file.name for file in credentials.iterdir()) if credentials else ()
+        problems += _unknown_names(files, f" in {credentials}")
+    names = _names(kind)
     settings = None
     try:
         settings = kind(
-            _secrets_dir=credentials,
-            **{name: value for name, value in from_file.items() if name in kind.model_fields},
+            _secrets_dir=credentials, **{names[name]: value for name, value in table.items() if name in names}
         )
     except ValidationError as error:
         problems += [line for finding in error.errors() for line in _explain(finding)]
@@ -328,19 +346,25 @@ def _read_config(path: str | None) -> tuple[dict[str, Any], list[str]]:
     if not path:
         return {}, []
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8")), []
     except OSError as error:
         return {}, [f"{CONFIG}: {path} cannot be read: {(error.strerror or str(error)).lower()}"]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return {}, [f"{CONFIG}: {path} is not TOML: {error}"]
-    known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
-    problems = [_unknown(name, list(known), f" in {path}") for name in table if name not in known]
-    return {known[name]: value for name, value in table.items() if name in known}, problems
+
+
+def _unknown_in_file(table: Mapping[str, Any], path: str | None) -> list[str]:
+    known = _names(Settings)
+    return [_unknown(name, list(known), f" in {path}") for name in table if name not in known]
 
 
 def _unknown_names(names: Iterable[str], where: str) -> list[str]:
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields] + [CONFIG]
+    known = [*_names(Settings), CONFIG]
     return [_unknown(name, known, where) for name in names if name.startswith(PREFIX) and name not in known]
+
+
+def _names(kind: type[OutboxPlace]) -> dict[str, str]:
+    return {f"{PREFIX}{name.upper()}": name for name in kind.model_fields}
 
 
 def _unknown(name: str, known: list[str], where: str) -> str:

@@ -81,10 +81,11 @@ def list_(stack: str | None, *, as_json: bool, show_secrets: bool) -> None:
     _print_table(view, view.subscriptions, show_secrets=show_secrets)
     held = sum(s.id in view.holders for s in view.subscriptions)
     total = len(view.subscriptions)
+    counted = f"{total} subscription{'s' * (total != 1)}"
     if view.stacks_problem is None:
-        click.echo(f"{total} subscriptions, {held} in local stacks, {total - held} nobody's.", err=True)
+        click.echo(f"{counted}, {held} in local stacks, {total - held} nobody's.", err=True)
     else:
-        click.echo(f"{total} subscriptions. Whose they are is not known: {view.stacks_problem}", err=True)
+        click.echo(f"{counted}. Whose they are is not known: {view.stacks_problem}", err=True)
 
 
 @main.command("import")
@@ -327,8 +328,10 @@ def _report_sweep(  # noqa: PLR0913 - what there is to tell
         left = len(chosen) - len(outcome.deleted) - len(outcome.failed)
         told = f"{len(outcome.deleted)} deleted, {len(outcome.failed)} failed, {len(kept)} kept"
         click.echo(f"{told}, {left} not begun because of Ctrl-C." if outcome.interrupted else f"{told}.")
+    elif chosen:
+        click.echo(f"{len(chosen)} would be deleted; say --yes to delete {'it' if len(chosen) == 1 else 'them'}.")
     else:
-        click.echo(f"{len(chosen)} would be deleted; say --yes to delete them.")
+        click.echo("Nothing would be deleted.")
 
 
 def _print_table(view: _View, subscriptions: Iterable[RemoteSubscription], *, show_secrets: bool) -> None:

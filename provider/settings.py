@@ -31,6 +31,7 @@ class Settings:
         url: the base address, without a slash at the end.
         api_version: `1.1` or `1.0`.
         timeout: seconds that one SOAP operation may take, all its retries included.
+        credentials_from: the environment variables that login and password came from, where they did.
     """
 
     login: str
@@ -38,6 +39,7 @@ class Settings:
     url: str = DEFAULT_URL
     api_version: str = "1.1"
     timeout: float = DEFAULT_TIMEOUT
+    credentials_from: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -68,14 +70,18 @@ def collect_settings(lookup: Lookup, environ: Mapping[str, str]) -> tuple[Settin
         problems.append(
             "callfire:password is missing (`pulumi config set --secret callfire:password`, or CALLFIRE_PASSWORD)"
         )
-    url = _parse_url(environ.get("CALLFIRE_URL") or lookup("callfire:url") or DEFAULT_URL, problems)
+    if environ.get("CALLFIRE_URL"):
+        url = _parse_url(environ["CALLFIRE_URL"], "CALLFIRE_URL (which wins over callfire:url)", problems)
+    else:
+        url = _parse_url(lookup("callfire:url") or DEFAULT_URL, "callfire:url", problems)
     version = lookup("callfire:apiVersion") or "1.1"
     if version not in VERSIONS:
         problems.append(f"callfire:apiVersion is {version!r}, but must be 1.1 or 1.0")
     timeout = _parse_timeout(lookup("callfire:timeout"), problems)
     if problems or not login or not password:
         return None, problems
-    return Settings(login, Secret(password), url, version, timeout), []
+    credentials_from = tuple(name for name in ("CALLFIRE_LOGIN", "CALLFIRE_PASSWORD") if environ.get(name))
+    return Settings(login, Secret(password), url, version, timeout, credentials_from), []
 
 
 def is_private_host(host: str) -> bool:
@@ -89,7 +95,7 @@ def is_private_host(host: str) -> bool:
     return not address.is_global
 
 
-def _parse_url(text: str, problems: list[str]) -> str:
+def _parse_url(text: str, name: str, problems: list[str]) -> str:
     url = text.strip().rstrip("/")
     try:
         parts = urlsplit(url)
@@ -97,11 +103,11 @@ def _parse_url(text: str, problems: list[str]) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
-        problems.append(f"callfire:url must be a base address such as {DEFAULT_URL} or http://127.0.0.1:8700")
+        problems.append(f"{name} must be a base address such as {DEFAULT_URL} or http://127.0.0.1:8700")
     elif parts.username or parts.password:
-        problems.append("callfire:url must not hold a user or a password; they belong in callfire:login and :password")
+        problems.append(f"{name} must not hold a user or a password; they belong in callfire:login and :password")
     elif parts.scheme == "http" and not is_private_host(host):
-        problems.append(f"callfire:url would send the password to {host} in clear; use https://")
+        problems.append(f"{name} would send the password to {host} in clear; use https://")
     return url
 
 

@@ -152,6 +152,7 @@ class _Transport(zeep.Transport):
         super().__init__(session=session)  # type: ignore[no-untyped-call]
         self.status = 0
         self._timeout = min(LONGEST_ATTEMPT, max(1.0, settings.timeout / 3))
+        self._credentials_from = settings.credentials_from
 
     def post(self, address: str, message: bytes, headers: Mapping[str, str]) -> requests.Response:
         """Send one request and return an answer that holds an envelope.
@@ -165,7 +166,7 @@ class _Transport(zeep.Transport):
                 address, data=message, headers=headers, timeout=self._timeout, allow_redirects=False
             )
         self.status = response.status_code
-        _judge(response)
+        _judge(response, self._credentials_from)
         return response
 
 
@@ -185,10 +186,21 @@ def _network_errors() -> Iterator[None]:
         raise TlsRefused(f"There is no trusted TLS connection to CallFire ({error}).") from None
 
 
-def _judge(response: requests.Response) -> None:
+def _password_refused(credentials_from: tuple[str, ...]) -> PasswordRefused:
+    said = "CallFire refused the login or the password (HTTP 401)."
+    if not credentials_from:
+        return PasswordRefused(said)
+    return PasswordRefused(
+        said,
+        f"{' and '.join(credentials_from)} in the environment won over the stack's configuration: correct what is "
+        "wrong there, or unset it (the API credentials are meant, not those of the web site). Nothing was changed.",
+    )
+
+
+def _judge(response: requests.Response, credentials_from: tuple[str, ...]) -> None:
     status = response.status_code
     if status == requests.codes.unauthorized:
-        raise PasswordRefused("CallFire refused the login or the password (HTTP 401).")
+        raise _password_refused(credentials_from)
     if _SOAP_ENVELOPE in response.content:
         return
     kind = _BY_STATUS.get(status)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class Stacks:
         except StacksUnknown as error:
             raise InvalidSettings(
                 f"Neither CALLFIRE_LOGIN and CALLFIRE_PASSWORD nor a stack say how to reach CallFire. {error.said}",
-                "Set both, or run the command in the project's folder.",
+                f"Set both, or let the stack say it. {error.what_to_do}",
             ) from None
         return read_settings(config.get)
 
@@ -128,7 +129,10 @@ class Stacks:
     def _json(self, *arguments: str) -> Any:
         pulumi = shutil.which("pulumi")
         if pulumi is None:
-            raise StacksUnknown("There is no Pulumi CLI on PATH.")
+            raise StacksUnknown(
+                "There is no Pulumi CLI on PATH.",
+                f'Put it there: export PATH="$({sys.executable} tools/pulumi_cli.py path):$PATH"',
+            )
         done = subprocess.run(  # noqa: S603 - the Pulumi CLI, with arguments of our own
             [pulumi, *arguments, "--non-interactive"],
             cwd=self._cwd,

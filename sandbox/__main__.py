@@ -2,16 +2,22 @@
 
 import json
 import signal
+import time
 from typing import Any
-from urllib.parse import quote
 
 import click
 import httpcore
 
 from sandbox.errors import SandboxError
+from sandbox.postbacks import PostbackState
 from sandbox.server import HTTP_PORT, SMTP_PORT, Sandbox
 from sandbox.soap import FaultCode, Operation
 from sandbox.trouble import Trouble
+
+TOLD = 100
+"""Postbacks of one event, the last ones, of which a command tells what went wrong."""
+PATIENCE = 10.0
+"""Seconds that a command waits for what becomes of its event's postbacks."""
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 
@@ -153,13 +159,39 @@ def _happen(what: str, document: dict[str, Any], *, url: str, as_json: bool, acc
     if as_json:
         click.echo(json.dumps(answer))
         return
-    posted = len(answer["postbacks"])
-    wanted = f"posted to {posted} subscription{'s' * (posted != 1)}" if posted else "no subscription wanted it"
-    click.echo(f"{answer['trigger']} {answer['id']}: {wanted}")
+    click.echo(f"{answer['trigger']} {answer['id']}: {_outcome(url, answer['postbacks'])}")
+
+
+def _outcome(url: str, idents: list[int]) -> str:
+    """What became of an event's postbacks, as far as it shows within the patience."""
+    if not idents:
+        return "no subscription wanted it"
+    ends = time.monotonic() + PATIENCE
+    postbacks = []
+    for ident in idents[-TOLD:]:
+        left = max(0.0, ends - time.monotonic())
+        postbacks.append(_ask(url, "GET", f"postbacks/{ident}?timeout={left:.3f}"))
+    wrong = [f"\n  {postback['endpoint']} {what}" for postback in postbacks if (what := _went_wrong(postback))]
+    posted = f"posted to {len(idents)} subscription{'s' * (len(idents) != 1)}"
+    return f"{posted}, {len(wrong)} went wrong:{''.join(wrong)}" if wrong else posted
+
+
+def _went_wrong(postback: dict[str, Any]) -> str | None:
+    match postback["state"], postback["answer"]["status"]:
+        case PostbackState.FAILED, _:
+            return f"did not answer: {postback['error']}"
+        case PostbackState.LOST, _:
+            return f"was told nothing: {postback['trouble']}"
+        case PostbackState.ANSWERED, int(status) if status // 100 != 2:  # noqa: PLR2004 - HTTP's success
+            return f"answered {status}"
+        case PostbackState.ANSWERED, _:
+            return None
+        case _:
+            return f"has not answered within {PATIENCE:g} s"
 
 
 def _ask(url: str, method: str, what: str, document: dict[str, Any] | None = None) -> Any:
-    address = f"{url.rstrip('/')}/control/{quote(what)}"
+    address = f"{url.rstrip('/')}/control/{what}"
     try:
         answer = httpcore.request(
             method, address, headers={"Content-Type": "application/json"}, content=json.dumps(document).encode()

@@ -68,6 +68,7 @@ class ControlApi:
             ("DELETE", "/control/subscriptions/{id}", self.delete_subscription),
             ("GET", "/control/postbacks", self.postbacks),
             ("GET", "/control/postbacks/wait", self.wait_for_postback),
+            ("GET", "/control/postbacks/{id}", self.postback),
             ("POST", "/control/postbacks/{id}/resend", self.resend),
             ("GET", "/control/requests", self.requests),
             ("POST", "/control/trouble", _creating(do.add_trouble)),
@@ -122,6 +123,11 @@ class ControlApi:
     async def wait_for_postback(self, request: Request) -> Response:
         """The oldest postback with an id above `after` (0 is any) that is over, within `timeout` seconds (10)."""
         return Json(await while_connected(request, self._simulation.wait_for_postback(*_wait(request))))
+
+    async def postback(self, request: Request) -> Response:
+        """One postback, as soon as it is over; as it stands where it is not within `timeout` seconds (0)."""
+        timeout = min(_query_number(request, "timeout", 0), MAX_WAIT)
+        return Json(await while_connected(request, self._simulation.postback(_id(request), timeout)))
 
     async def resend(self, request: Request) -> Response:
         """Post once more what a postback said; answers with the new one."""

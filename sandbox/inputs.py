@@ -17,7 +17,9 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 MAX_MESSAGE = 10_000
 MAX_LONG = 2**63 - 1
 
-_NUMBER = re.compile(r"([a-zA-Z_]+)|(\+?[0-9]+)")
+_KEYWORD = re.compile(r"[a-zA-Z_]+")
+_NUMBER = re.compile(r"\+?[0-9]+")
+_PUNCTUATION = re.compile(r"[\s.()\[\]-]")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -65,10 +67,11 @@ def read_document(document: object, fields: Mapping[str, Field], what: str) -> d
 
 
 def number(value: Any) -> str:
-    """A phone number or keyword as the schema allows it."""
-    if not isinstance(value, str) or not _NUMBER.fullmatch(value) or len(value) > 32:  # noqa: PLR2004 - the line says it
-        raise ValueError('must be a string like "18185551212", digits with an optional +')
-    return value
+    """A phone number or keyword as the schema allows it; spaces, dots, dashes and brackets in a number are dropped."""
+    found = isinstance(value, str) and (_KEYWORD.fullmatch(value) or _NUMBER.fullmatch(_PUNCTUATION.sub("", value)))
+    if not found or len(found[0]) > 32:  # noqa: PLR2004 - the longest that the sandbox holds
+        raise ValueError('must be a string like "18185551212", digits with an optional +, or a keyword of letters')
+    return found[0]
 
 
 def message(value: Any) -> str:

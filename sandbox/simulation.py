@@ -7,6 +7,7 @@ in from people and programs are JSON documents, and so is what goes out to them.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -15,7 +16,7 @@ from typing import Any
 from sandbox import inputs
 from sandbox.accounts import Account, Accounts, Quirks
 from sandbox.calls import CallLog
-from sandbox.errors import BusyError, InvalidInputError, NotFoundError
+from sandbox.errors import BusyError, InvalidInputError, NotFoundError, WaitTimeoutError
 from sandbox.events import Call, CallResult, Campaign, CampaignChange, Event, Text, compose_email, timestamp
 from sandbox.inputs import Field, read_document
 from sandbox.journal import BoundedLog, Feed, Topic
@@ -312,6 +313,19 @@ class Simulation:
             BusyError: too many postbacks wait.
         """
         return self.sender.resend(ident).as_json()
+
+    async def postback(self, ident: int, timeout: float) -> Document:  # noqa: ASYNC109
+        """One postback, as soon as it is over; as it stands where it is not in time.
+
+        Raises:
+            NotFoundError: the log has no such postback.
+        """
+        found = self.sender.log.get(ident)
+        if found is None:
+            raise NotFoundError(f"no postback {ident} in the log")
+        with suppress(WaitTimeoutError):
+            await self.feed.wait_for(lambda: found if found.state.over else None, timeout, f"postback {ident}")
+        return found.as_json()
 
     async def wait_for_postback(self, after: int, timeout: float) -> Document:  # noqa: ASYNC109
         """The oldest postback with a greater id that is over: answered, failed or lost.

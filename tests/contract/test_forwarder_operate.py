@@ -340,7 +340,8 @@ def test_check_tells_everything_that_is_wrong(tmp_path: Path, sink: MailSink) ->
     """Settings, database and mail server in one run; nothing is made, and the exit status says it."""
     (tmp_path / "routes.toml").write_text('[default]\nsubject = "{{ sender }}"\n', encoding="utf-8")
     (tmp_path / "file").touch()
-    wrong = environment(tmp_path / "file" / "state", 1, routes=str(tmp_path / "routes.toml"), port="x")
+    wrong = environment(tmp_path / "file" / "state", 1, routes=str(tmp_path / "routes.toml"), port="x", admin_port="x")
+    wrong["FORWARDER_MAIL_TOO"] = "x"
     said = run(wrong, "check", status=1).stdout
     assert "FORWARDER_PORT: " in said
     assert "routes.toml, [default], subject: sender is no field of a text" in said

@@ -184,6 +184,29 @@ def test_sweep_deletes_only_when_told(project: Project, sandbox: Sandbox, foreig
     assert ids(sandbox) == more
 
 
+def test_what_is_counted_is_counted_in_words_that_fit(project: Project, sandbox: Sandbox) -> None:
+    """One is one, and nothing to delete asks for no --yes."""
+    held = sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event=TEXTS)["id"]
+    assert "\n1 subscription, 0 in local stacks, 1 nobody's." in project.command("list").output
+    assert "1 would be deleted; say --yes to delete it.\n" in project.command("sweep", held).output
+    nothing = project.command("sweep", "1", "2").output
+    assert sorted(nothing.splitlines()) == [
+        "1 is not on the account.",
+        "2 is not on the account.",
+        "Nothing would be deleted.",
+    ]
+
+
+def test_without_the_cli_its_folder_is_told(project: Project) -> None:
+    """As commands that can be pasted, for the stacks' settings and for what they hold."""
+    (project.folder / "bin").mkdir()
+    for environ in ({}, {"CALLFIRE_LOGIN": ""}):
+        done = project.command("list", check=False, PATH=str(project.folder / "bin"), **environ)
+        assert "There is no Pulumi CLI on PATH. " in done.output
+        assert "tools/pulumi_cli.py path):$PATH" in done.output
+        assert "in the project's folder" not in done.output
+
+
 def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:
     """And ends with a summary and exit status 1; which of the two has the error is the threads' affair."""
     message = f"{sandbox.password} may not delete {TOKEN}"

@@ -24,7 +24,7 @@ from provider.errors import (
 )
 from provider.redaction import Secret
 from provider.remote import Page, new_request_id
-from provider.settings import Settings
+from provider.settings import Settings, read_settings
 from provider.soap import CallFire
 from sandbox import Sandbox
 from tests.provider_kit import ProviderFailure, ProviderServer
@@ -221,6 +221,14 @@ def test_each_refusal_has_its_own_words(sandbox: Sandbox) -> None:
     wrong = Settings(sandbox.login, Secret("wrong"), sandbox.url)
     with pytest.raises(PasswordRefused, match=r"HTTP 401.*last `up`.*CALLFIRE_PASSWORD.*--run-program"):
         Account(lambda: CallFire(wrong), 1.0).find("1")
+
+
+def test_a_refused_password_is_named_where_it_came_from(sandbox: Sandbox) -> None:
+    """Who left an old one in the environment would correct the stack's in vain."""
+    stack = {"callfire:login": sandbox.login, "callfire:password": sandbox.password, "callfire:url": sandbox.url}
+    wrong = read_settings(stack.get, {"CALLFIRE_PASSWORD": "wrong"})
+    with pytest.raises(PasswordRefused, match=r"HTTP 401.* CALLFIRE_PASSWORD in the environment won over the stack"):
+        CallFire(wrong).query(0)
 
 
 def test_another_answer_is_not_taken_for_an_empty_account(sandbox: Sandbox, callfire: TroubledCallFire) -> None:

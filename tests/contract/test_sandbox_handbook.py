@@ -52,11 +52,13 @@ def test_it_starts_as_the_handbook_shows() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("console")[1:])
-def test_its_commands_print_what_it_says(sandbox: Sandbox, block: str) -> None:
+def test_its_commands_print_what_it_says(
+    sandbox: Sandbox, postback_endpoint: pytest_plugin.PostbackEndpoint, block: str
+) -> None:
     """One after the other, against an account with one subscription to inbound texts."""
     if "$ curl" in block and shutil.which("curl") is None:
         pytest.skip("curl is not here: apt-get install curl")
-    sandbox.create_subscription(endpoint="http://127.0.0.1:1/", trigger_event=INBOUND_TEXT)
+    sandbox.create_subscription(endpoint=postback_endpoint.url, trigger_event=INBOUND_TEXT)
     url = "http://127.0.0.1:8700"
     printed = ""
     for line in [line for line in block.splitlines() if line.startswith("$ ")]:

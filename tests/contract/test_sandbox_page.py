@@ -324,6 +324,24 @@ def axe() -> str:
     return (npm_package(AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 
+def test_a_conversations_heading_fits_a_phone(page: Shown, sandbox: Sandbox) -> None:
+    """Sender, how many mails and when, all of it visible; a long name is what gives way."""
+    name = "From: A name of somebody that is longer than the screen is wide <a@example.com>"
+    for number in range(2):
+        with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=10) as smtp:
+            head = f"{name}\r\nSubject: Hi\r\nMessage-ID: <{number}@x>\r\nReferences: <0@x>"
+            smtp.sendmail("a@example.com", ["office@example.com"], f"{head}\r\n\r\nText\r\n".encode())
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.wait_for_text("#threads .thread-top .chip", "2")
+        right = "return arguments[0].getBoundingClientRect().right"
+        time, heading = page.one("#threads .thread-top time"), page.one("#threads summary")
+        assert page.chrome.execute_script(right, time) <= page.chrome.execute_script(right, heading)
+    finally:
+        page.chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @pytest.mark.parametrize("look", [(1360, "light"), (1360, "dark"), (400, "light"), (400, "dark")], ids=str)
 def test_axe_finds_nothing_to_complain_about(
     page: Shown, sandbox: Sandbox, subscribed: PostbackEndpoint, axe: str, look: tuple[int, str]

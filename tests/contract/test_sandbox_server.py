@@ -18,6 +18,7 @@ import requests
 
 from sandbox import PortInUseError, Sandbox, SandboxError
 from sandbox.errors import InvalidInputError, NotFoundError
+from sandbox.pytest_plugin import PostbackEndpoint
 from tests.contract.sandbox_peers import INBOUND_TEXT, post_soap, soap_service
 
 ROOT = Path(__file__).parents[2]
@@ -300,9 +301,9 @@ def test_the_program_names_a_port_in_use() -> None:
     assert output == (f"Error: Port {port} is in use: stop what listens there, or choose another port with --port.\n")
 
 
-def test_the_command_line_makes_events_happen(sandbox: Sandbox) -> None:
+def test_the_command_line_makes_events_happen(sandbox: Sandbox, postback_endpoint: PostbackEndpoint) -> None:
     """Texts, calls and campaigns; what came of it in a sentence, or in full as JSON."""
-    sandbox.create_subscription(**FIELDS)
+    sandbox.create_subscription(**FIELDS | {"endpoint": postback_endpoint.url})
     code, output = command("text", "--from", "18185550101", "--to", "18185550199", "Hello", url=sandbox.url)
     assert (code, output.split(": ")) == (0, [output.split(": ")[0], "posted to 1 subscription\n"])
     assert output.startswith("INBOUND_TEXT_FINISHED ")
@@ -319,6 +320,41 @@ def test_the_command_line_makes_events_happen(sandbox: Sandbox) -> None:
     )
     assert command("reset", url=sandbox.url) == (0, "The sandbox is as it was at its start.\n")
     assert sandbox.subscriptions() == []
+
+
+def test_the_command_line_tells_which_postback_went_wrong(
+    sandbox: Sandbox, postback_endpoint: PostbackEndpoint
+) -> None:
+    """And how: refused, lost, or answered with something else than a success. The event has happened all the same."""
+    postback_endpoint.status = 503
+    for endpoint in (FIELDS["endpoint"], postback_endpoint.url):
+        sandbox.create_subscription(**FIELDS | {"endpoint": endpoint})
+    code, output = command("text", "--id", "77", "Hello", url=sandbox.url)
+    first, refused, answered = output.splitlines()
+    assert (code, first) == (0, "INBOUND_TEXT_FINISHED 77: posted to 2 subscriptions, 2 went wrong:")
+    assert refused.startswith("  http://127.0.0.1:1/ did not answer: ConnectError: ")
+    assert answered == f"  {postback_endpoint.url} answered 503"
+    sandbox.trouble("postback-lost")
+    assert "  http://127.0.0.1:1/ was told nothing: postback-lost\n" in command("text", "Hi", url=sandbox.url)[1]
+
+
+def test_one_postback_can_be_asked_for(sandbox: Sandbox) -> None:
+    """As it stands, or once it is over."""
+    sandbox.create_subscription(**FIELDS)
+    sandbox.trouble("postback-swapped")
+    (held,) = sandbox.send_text("held back")["postbacks"]
+    address = f"{sandbox.url}/control/postbacks/{held}"
+    assert requests.get(address, timeout=10).json()["state"] == "waiting"
+    sandbox.send_text("overtakes")
+    assert requests.get(address, params={"timeout": "30"}, timeout=60).json()["state"] == "failed"
+    assert requests.get(f"{sandbox.url}/control/postbacks/99", timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize("spelled", ["+1 (818) 555-1213", "1.818.555.1213", "1-818-555-1213", "HELLO"])
+def test_numbers_may_be_spelled_as_people_do(sandbox: Sandbox, spelled: str) -> None:
+    """What is otherwise a number becomes one; a keyword stays what it is."""
+    text = sandbox.send_text("Hello", from_number=spelled)
+    assert text["from_number"].lstrip("+") in {"18185551213", "HELLO"}
 
 
 def test_the_command_line_makes_trouble(sandbox: Sandbox) -> None:
@@ -341,6 +377,7 @@ def test_the_command_line_makes_trouble(sandbox: Sandbox) -> None:
     ("arguments", "problem"),
     [
         (("text", "--to", "office", "--from", "1818555x", "Hi"), "Error: a text: from must be a string like"),
+        (("text", "--from", "a-b", "Hi"), "digits with an optional +, or a keyword of letters, not 'a-b'"),
         (("text", "--account", "nobody", "Hi"), "Error: no account 'nobody' in the sandbox"),
         (("campaign", "paused"), "is not one of 'started', 'stopped', 'finished'"),
         (("trouble", "soap-slow"), "Error: trouble: soap-slow needs seconds"),

@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.errors import SettingsError
 from forwarder.server import server_tls
-from forwarder.settings import Settings, load_place, load_settings
+from forwarder.settings import Settings, load_outbox_place, load_place, load_settings
 from tests.forwarder_kit import TOKEN, environment
 
 
@@ -192,6 +192,32 @@ def test_somebody_gets_every_text(load: Load, tmp_path: Path) -> None:
     ]
     routes.write_text('[default]\nto = "office@example.com"\n')
     assert load(("mail_to",), routes=str(routes)).all_routes.ordered[-1].recipients.everyone == ("office@example.com",)
+
+
+def test_the_two_ports_differ(load: Load) -> None:
+    """Or the second could not be listened on; 0 is any port, for both."""
+    assert load.problems(port="8712", admin_port="8712") == [
+        "FORWARDER_PORT: 8712 is FORWARDER_ADMIN_PORT too; the public and the private port must differ"
+    ]
+    assert load.problems(admin_port="8710", drop=("port",)) == [
+        "FORWARDER_PORT: 8710 is FORWARDER_ADMIN_PORT too; the public and the private port must differ"
+    ]
+    assert load(port="0", admin_port="0").port == 0
+
+
+def test_where_the_outbox_is_can_be_told_whatever_else_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where that itself is wrong, or may stand in a file that cannot be read."""
+    wrong = {"FORWARDER_ADMIN_PORT": "x", "FORWARDER_MAIL_TOO": "x", "FORWARDER_STATE_DIR": str(tmp_path)}
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    assert load_outbox_place(wrong).sqlite_file == tmp_path / "outbox.db"
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_outbox_place({"FORWARDER_CONFIG": str(tmp_path / "none.toml")})
+    monkeypatch.setenv("FORWARDER_DATABASE_URL", "mysql://")
+    with pytest.raises(SettingsError, match="FORWARDER_DATABASE_URL"):
+        load_outbox_place(wrong)
 
 
 def test_who_looks_after_an_outbox_needs_only_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,12 @@ def test_addresses_that_are_refused(url: str) -> None:
         read_settings({**RIGHT, "callfire:url": url}.get, {})
 
 
+def test_a_mistake_is_named_where_it_was_made() -> None:
+    """The reader of a name from the stack would look there in vain for what the environment says."""
+    with pytest.raises(InvalidSettings, match=r"CALLFIRE_URL \(which wins over callfire:url\) must be a base address"):
+        read_settings(RIGHT.get, {"CALLFIRE_URL": "127.0.0.1:8700"})
+
+
 @pytest.mark.parametrize("timeout", ["0", "-1", "3601", "nan", "inf", "x"])
 def test_time_limits_that_are_refused(timeout: str) -> None:
     """A limit that is none would let the engine hang."""
