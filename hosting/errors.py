@@ -1,8 +1,27 @@
 """What can go wrong while a forwarder is put somewhere. Messages hold no secret: they end on the screen."""
 
+import re
 import sys
 import traceback
 from types import SimpleNamespace
+
+# What the forwarder calls its settings, by the names that a stack's file has for them.
+STACK_NAMES = {
+    "FORWARDER_PORT": "forwarderPort",
+    "FORWARDER_ADMIN_PORT": "forwarderAdminPort",
+    "FORWARDER_MAIL_FROM": "mailFrom",
+    "FORWARDER_MAIL_TO": "mailTo",
+    "FORWARDER_SMTP_HOST": "smtpHost",
+    "FORWARDER_SMTP_PORT": "smtpPort",
+    "FORWARDER_SMTP_SECURITY": "smtpSecurity",
+    "FORWARDER_SMTP_USERNAME": "smtpUsername",
+    "FORWARDER_SMTP_PASSWORD": "smtpPassword",
+    "FORWARDER_ROUTES": "routes",
+    "FORWARDER_CONTACTS": "contacts",
+    "FORWARDER_OPERATOR": "operator",
+    "FORWARDER_HEARTBEAT_URL": "heartbeatUrl",
+    "FORWARDER_DATABASE_URL": "databaseUrl",
+}
 
 
 class HostingError(Exception):
@@ -17,6 +36,11 @@ class NotHealthyError(HostingError):
 
 class NotStoppedError(HostingError):
     """A forwarder can't be ended."""
+
+
+def in_stack_names(said: str) -> str:
+    """Return what a forwarder said with its settings called as in the stack's file, where they are set."""
+    return re.sub(r"\bFORWARDER_[A-Z_]+", lambda found: STACK_NAMES.get(found[0], found[0]), said)
 
 
 def show_errors_without_traceback() -> None:

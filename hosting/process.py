@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from hosting.errors import NotHealthyError, NotStoppedError
+from hosting.errors import NotHealthyError, NotStoppedError, in_stack_names
 
 HOSTED_AS = "CALLFIRE_MAIL_HOSTED_AS"
 RELEASE = "CALLFIRE_MAIL_RELEASE"
@@ -137,10 +137,10 @@ def healthy(forwarder: Forwarder) -> bool:
 
 
 def last_words(log: str, since: int, lines: int = 5) -> str:
-    """Return the last lines that were written to `log` after the first `since` bytes."""
+    """Return the last lines that were written to `log` after the first `since` bytes, in the stack's names."""
     with Path(log).open("rb") as file:
         file.seek(since)
-        return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:])
+        return in_stack_names("\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:]))
 
 
 def stop(forwarder: Forwarder) -> None:

@@ -7,6 +7,8 @@ not for root alone.
 import asyncio
 import io
 import json
+import os
+import re
 import shlex
 import tarfile
 import time
@@ -18,7 +20,7 @@ from typing import Any
 
 import asyncssh
 
-from hosting.errors import HostingError
+from hosting.errors import HostingError, in_stack_names
 
 ON_SERVER = Path(__file__).resolve().parent / "on_server"
 CONNECT_WITHIN = 30.0  # seconds: a machine that was just made needs some until its sshd answers
@@ -148,13 +150,23 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
                 " ~/.ssh/authorized_keys there, and name the private one in serverKeyFile (or load it into the agent)."
             ) from None
         except (OSError, asyncssh.Error) as error:
-            reason = getattr(error, "strerror", None) or getattr(error, "reason", "") or str(error) or "no answer"
+            reason = reason_of(error)
             if time.monotonic() > deadline or "Name or service" in str(error):
                 raise UnreachableError(
                     f"SSH to {host}: port {port} does not answer ({reason}). Check the address, the port, and that the"
                     " server is up."
                 ) from None
             await asyncio.sleep(RETRY_AFTER)
+
+
+def reason_of(error: OSError | asyncssh.Error) -> str:
+    """Return why there is no connection: in the system's words, without a library's; of several tries, the first's."""
+    if isinstance(error, OSError):
+        number = re.search(r"\[Errno (\d+)\]", str(error))  # asyncio gathers the tries at several addresses in one text
+        if number:
+            return os.strerror(int(number[1]))
+        return error.strerror or str(error) or "no answer"
+    return error.reason or "no answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +205,8 @@ class Server:
             await process.wait_closed()
         if "done" in answer:
             return dict(answer["done"])
-        reason = answer.get("failed") or self.explain(complaint)
-        raise ServerError(f"{self.host}: {reason}{'' if str(reason).endswith('.') else '.'}")
+        reason = in_stack_names(str(answer.get("failed") or self.explain(complaint)))
+        raise ServerError(f"{self.host}: {reason}{'' if reason.endswith('.') else '.'}")
 
     def explain(self, complaint: str) -> str:
         """Return why nothing was done there, from what sudo or the shell said."""

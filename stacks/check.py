@@ -20,10 +20,10 @@ from typing import Any
 import pulumi
 from pulumi.runtime import set_all_config
 
-from hosting.errors import HostingError
+from hosting.errors import HostingError, in_stack_names
 from hosting.server import examine
 from provider.account import account_of
-from provider.errors import ProviderError
+from provider.errors import InvalidSettings, ProviderError, Temporary
 from provider.settings import read_settings
 from stacks.settings import PROJECT, StackSettings
 
@@ -45,14 +45,18 @@ class Finding:
         what: its name.
         wrong: what is wrong with it, a sentence each.
         right: what was found, where nothing is.
+        first: what is to be put right before it can be looked at.
     """
 
     what: str
     wrong: tuple[str, ...] = ()
     right: str = ""
+    first: str = ""
 
     def __str__(self) -> str:
         """What a person reads of it."""
+        if self.first:
+            return f"-      {self.what}: not looked at, {self.first} first"
         if not self.wrong:
             return f"ok     {self.what}: {self.right}"
         return "\n".join(
@@ -77,9 +81,12 @@ def read_config(stack: str | None) -> tuple[dict[str, str], set[str]]:
     try:
         done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     except FileNotFoundError:
-        raise NoConfigError("the Pulumi CLI is not on PATH") from None
+        raise NoConfigError(
+            "the Pulumi CLI is not on PATH. The project's set-up has one:\n"
+            '  export PATH="$(.venv/bin/python tools/pulumi_cli.py path):$PATH"'
+        ) from None
     if done.returncode:
-        raise NoConfigError((done.stderr or done.stdout).strip() or "`pulumi config` failed")
+        raise NoConfigError((done.stderr or done.stdout).strip().removeprefix("error: ") or "`pulumi config` failed")
     values = json.loads(done.stdout)
     return (
         {name: str(found.get("value", "")) for name, found in values.items()},
@@ -93,8 +100,9 @@ async def check(config: Config, secrets: set[str]) -> list[Finding]:
     try:
         settings = StackSettings.load(pulumi.Config(NAMESPACE))
     except pulumi.RunError as error:
-        wrong = str(error).splitlines()[1:]
-        return [Finding("settings", tuple(line.strip() for line in wrong)), await asyncio.to_thread(callfire, config)]
+        wrong = tuple(line.strip() for line in str(error).splitlines()[1:])
+        rest = [Finding(what, first="the settings") for what in looked_at(config)]
+        return [Finding("settings", wrong), await asyncio.to_thread(callfire, config), *rest]
     found = [Finding("settings", right=f"hosting {settings.hosting}"), await asyncio.to_thread(callfire, config)]
     if settings.hosting != "external":
         found.append(await asyncio.to_thread(mail_server, settings, config))
@@ -106,11 +114,24 @@ async def check(config: Config, secrets: set[str]) -> list[Finding]:
     return found
 
 
+def looked_at(config: Config) -> list[str]:
+    """Return what is looked at only when the settings are right."""
+    hosting, tls = config.get(f"{NAMESPACE}:hosting"), config.get(f"{NAMESPACE}:tls")
+    names = [] if hosting == "external" else ["mail server"]
+    if hosting == "server":
+        names += ["servers"] if tls == "none" else ["servers", "DNS name", "ports and certificate"]
+    return names
+
+
 def callfire(config: Config) -> Finding:
     """Log in to CallFire."""
     try:
         told = read_settings(config.get)
         count = len(account_of(replace(told, timeout=PATIENCE)).all())
+    except InvalidSettings:
+        return Finding("CallFire", first="its settings")
+    except Temporary as error:
+        return Finding("CallFire", (error.said, "check callfire:url, and that this machine may connect there"))
     except ProviderError as error:
         return Finding("CallFire", (str(error),))
     return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscriptions")
@@ -139,7 +160,7 @@ def mail_server(settings: StackSettings, config: Config) -> Finding:
         return Finding("mail server", (f"`python -m forwarder check` failed: {done.stderr.strip()}",))
     wrong = [problem for finding in findings for problem in finding["problems"] if finding["what"] != "database"]
     detail = next((finding["detail"] for finding in findings if finding["what"] == "mail server"), "")
-    return Finding("mail server", tuple(wrong), detail)
+    return Finding("mail server", tuple(map(in_stack_names, wrong)), detail)
 
 
 async def server(host: str, settings: StackSettings, config: Config) -> Finding:
@@ -183,15 +204,19 @@ def addresses(host: str) -> set[str]:
 def ports(settings: StackSettings) -> Iterator[Finding]:
     """Knock at the public ports, and look at the certificate if one is shown already."""
     public = 443 if settings.tls == "acme" else settings.forwarder_port
+    if not addresses(settings.domain):
+        yield Finding("ports and certificate", first="the DNS name")
+        return
     for port in (80, public) if settings.tls == "acme" else (public,):
         try:
             socket.create_connection((settings.domain, port), timeout=PATIENCE).close()
             yield Finding(f"port {port}", right="open")
         except ConnectionRefusedError:
-            yield Finding(f"port {port}", right="reachable, and nobody answers yet")
+            yield Finding(f"port {port}", right="refused: nobody listens yet, or a firewall rejects it")
         except OSError as error:
             reason = f"{error.strerror or error}: open it in the firewall of the server and of its provider"
             yield Finding(f"port {port}", (reason,))
+            yield Finding("certificate", first="the port")
             return
     yield certificate(settings.domain, public)
 

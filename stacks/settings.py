@@ -1,12 +1,16 @@
 """What a stack's file may say, read once and checked as a whole (Pulumi.yaml describes each setting)."""
 
+import difflib
 import json
+import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pulumi
 from pulumi.runtime import is_config_secret
+from pulumi.runtime.config import CONFIG
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,12 +19,13 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
 from hosting.server import listen_stream
 from hosting.ssh import Access
+from provider.canonical import number
+from provider.settings import collect_settings
 
 PLAIN = "it is a secret: set it with `pulumi config set --secret`"
 
@@ -39,9 +44,27 @@ def secret(value: object) -> object:
     return value
 
 
-def several(value: object) -> object:
+def several(value: object) -> list[str]:
     """Return what stands between the commas of `value`."""
     return [part.strip() for part in str(value or "").split(",") if part.strip()]
+
+
+def distinct_numbers(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `values` when CallFire has such numbers, none of them twice, however they are spelled."""
+    problems: list[str] = []
+    spelled: dict[str, str] = {}
+    for value in values:
+        try:
+            canonical = number(value)
+        except ValueError as error:
+            problems.append(f"`{value}` {error}")
+            continue
+        if canonical in spelled:
+            problems.append(f"`{value}` is the number `{spelled[canonical]}` again: leave one of them out")
+        spelled.setdefault(canonical, value)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return values
 
 
 def project_file(value: str) -> str:
@@ -68,14 +91,16 @@ def public_url(value: str) -> str:
 PROJECT = Path(__file__).resolve().parent.parent
 Address = Annotated[str, AfterValidator(address)]
 Words = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(several)]
+Numbers = Annotated[Words, AfterValidator(distinct_numbers)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(several)]
 Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProjectFile = Annotated[str, AfterValidator(project_file)]
 SECRETS = ("endpoint", "smtp_password", "server_key", "database_url", "heartbeat_url")
+CALLFIRE = ("login", "password", "apiVersion", "url", "timeout")
 NEEDED = {
-    "local": ("mail_from", "smtp_host"),
-    "server": ("mail_from", "smtp_host", "server_hosts"),
+    "local": ("mailFrom", "smtpHost"),
+    "server": ("mailFrom", "smtpHost", "serverHosts"),
     "external": ("endpoint",),
 }
 
@@ -89,7 +114,7 @@ class StackSettings(BaseModel):
 
     hosting: Literal["local", "server", "external"]
     endpoint: Secret
-    numbers: Words
+    numbers: Numbers
     mail_from: Annotated[str, AfterValidator(lambda value: value and address(value))]
     mail_to: Addresses
     smtp_host: str
@@ -123,22 +148,6 @@ class StackSettings(BaseModel):
     offline: bool
     purge: bool
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        needed = [*NEEDED[self.hosting]]
-        if self.hosting != "external" and not self.routes:
-            needed.insert(1, "mail_to")
-        if self.hosting == "server":
-            needed += {"acme": ["domain"], "files": ["domain", "tls_certificate", "tls_key"], "none": []}[self.tls]
-            if self.tls == "none" and not (self.domain or self.public_url):
-                needed.append("public_url")
-            if len(self.server_hosts) > 1:
-                needed.append("database_url")
-        missing = [to_camel(name) for name in needed if not getattr(self, name)]
-        if missing:
-            raise ValueError(f"hosting `{self.hosting}` needs {', '.join(missing)}")
-        return self
-
     @classmethod
     def load(cls, config: pulumi.Config) -> Self:
         """Read the selected stack's settings.
@@ -146,18 +155,19 @@ class StackSettings(BaseModel):
         Raises:
             pulumi.RunError: with every mistake, by name.
         """
-        mistakes, settings = [], None
-        if pulumi.Config("callfire").get("password") and not is_config_secret("callfire:password"):
-            mistakes.append(f"  callfire:password: {PLAIN}")
+        given = {to_camel(name): read(config, name) for name in cls.model_fields}
+        mistakes, settings = [*unknown(config.name), *callfire()], None
+        wrong: set[str] = set()
         try:
-            settings = cls.model_validate({to_camel(name): read(config, name) for name in cls.model_fields})
+            settings = cls.model_validate(given)
         except ValidationError as error:
-            mistakes += [
-                f"  {'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}" for found in error.errors()
-            ]
+            mistakes += [line for found in error.errors() for line in explain(found)]
+            wrong = {str(found["loc"][0]) for found in error.errors()}
+        mistakes += contradictions(given, wrong)
         if mistakes or settings is None:
             raise pulumi.RunError(
-                f"The settings in stacks/Pulumi.{pulumi.get_stack()}.yaml can't be used:\n" + "\n".join(mistakes)
+                f"The settings in stacks/Pulumi.{pulumi.get_stack()}.yaml can't be used:\n"
+                + "\n".join(f"  {mistake}" for mistake in mistakes)
             )
         return settings
 
@@ -203,6 +213,69 @@ class StackSettings(BaseModel):
             jump=self.server_jump,
             python=self.server_python,
         )
+
+
+def unknown(project: str) -> Iterator[str]:
+    """Say which names of the configuration are no settings, of the program or of CallFire."""
+    known = {project: [to_camel(name) for name in StackSettings.model_fields], "callfire": CALLFIRE}
+    for key in sorted(CONFIG.get()):
+        namespace, _, name = key.partition(":")
+        if namespace in known and name not in known[namespace]:
+            close = difflib.get_close_matches(name, known[namespace], n=1)
+            yield f"{key}: no such setting" + (f"; did you mean {namespace}:{close[0]}?" if close else "")
+
+
+def callfire() -> list[str]:
+    """Say what is wrong with CallFire's settings, as the provider would later."""
+    config = pulumi.Config("callfire")
+    _, mistakes = collect_settings(lambda key: config.get(key.removeprefix("callfire:")), os.environ)
+    if config.get("password") and not is_config_secret("callfire:password"):
+        mistakes.append(f"callfire:password: {PLAIN}")
+    return mistakes
+
+
+def explain(found: Mapping[str, Any]) -> list[str]:
+    """Return what pydantic found wrong with a setting, in lines that begin with its name."""
+    said = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return [f"{'.'.join(map(str, found['loc']))}: {line}" for line in said.splitlines()]
+
+
+def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[str]:
+    """Say what is missing beside what is given, as far as that does not depend on what is wrong by itself."""
+    if "hosting" not in wrong:
+        missing = [name for name in needed(given, wrong) if blank(given[name])]
+        if missing:
+            yield f"hosting `{given['hosting']}` needs {', '.join(missing)}"
+    if given["hosting"] == "external":
+        return
+    if given["smtpUsername"] and not given["smtpPassword"]:
+        yield "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`"
+    if given["smtpPassword"] is not None and not given["smtpUsername"]:
+        yield "smtpPassword needs smtpUsername"
+    if given["smtpPassword"] is not None and given["smtpSecurity"] == "none":
+        yield "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
+    if "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
+        yield f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}: they must differ"
+
+
+def blank(value: object) -> bool:
+    """Tell whether nothing is given, not even between commas."""
+    return not (several(value) if isinstance(value, str) else value)
+
+
+def needed(given: Mapping[str, Any], wrong: set[str]) -> list[str]:
+    """Return the settings without which the hosting that is chosen can't be."""
+    names = [*NEEDED[given["hosting"]]]
+    if given["hosting"] != "external" and not given["routes"]:
+        names.insert(1, "mailTo")
+    if given["hosting"] == "server":
+        if "tls" not in wrong:
+            names += {"acme": ["domain"], "files": ["domain", "tlsCertificate", "tlsKey"], "none": []}[given["tls"]]
+        if given["tls"] == "none" and not (given["domain"] or given["publicUrl"]):
+            names.append("publicUrl")
+        if len(several(given["serverHosts"])) > 1:
+            names.append("databaseUrl")
+    return names
 
 
 def read(config: pulumi.Config, name: str) -> object:

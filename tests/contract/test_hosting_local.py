@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_settings_that_do_not_work_leave_the_former_running(
     created = provider.create(declared).outs
     assert created is not None
     broken = declared | {"settings": declared["settings"] | {"FORWARDER_SMTP_SECURITY": "ssl"}}
-    with pytest.raises(NotHealthyError, match=r"(?s)FORWARDER_SMTP_SECURITY.*runs on with its former settings"):
+    with pytest.raises(NotHealthyError, match=r"(?s)smtpSecurity.*runs on with its former settings"):
         provider.update("id", created, broken)
     assert post(declared, 1) == 200
     assert not differs(provider, read(provider, created), declared)
@@ -165,10 +166,25 @@ def test_settings_that_do_not_work_leave_nothing_at_first(
 ) -> None:
     """A create that fails leaves no process; the token is not in the message."""
     broken = declared | {"settings": declared["settings"] | {"FORWARDER_MAIL_FROM": ""}}
-    with pytest.raises(NotHealthyError, match="FORWARDER_MAIL_FROM") as raised:
+    with pytest.raises(NotHealthyError, match="mailFrom") as raised:
         provider.create(broken)
     assert TOKEN not in str(raised.value)
     assert process.find(Path(declared["state_dir"])) is None
+
+
+@pytest.mark.parametrize(("variable", "setting"), [("PORT", "forwarderPort"), ("ADMIN_PORT", "forwarderAdminPort")])
+def test_a_port_that_is_taken_is_named_as_in_the_stack(
+    provider: LocalForwarderProvider, declared: Properties, variable: str, setting: str
+) -> None:
+    """The forwarder's words name its own variables, which nobody can set there; the error names what can be set."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = declared["settings"] | {f"FORWARDER_{variable}": str(port)}
+        with pytest.raises(
+            NotHealthyError, match=rf"127.0.0.1:{port}: address already in use.* set {setting}"
+        ) as raised:
+            provider.create(declared | {"settings": settings})
+    assert "FORWARDER_" not in str(raised.value)
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(

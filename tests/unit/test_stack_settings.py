@@ -9,10 +9,13 @@ import pulumi
 import pytest
 import yaml
 from pulumi.runtime import set_all_config
+from pulumi.runtime.config import CONFIG
 
 from stacks.settings import StackSettings
 
 DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())["config"]
+LOGIN = {"callfire:login": "somebody", "callfire:password": "of ours"}
+NO_NUMBER = "must be a phone number such as 18185551212, a short code, or a keyword such as 67076:JOIN"
 GOOD = {"mailFrom": "texts@example.com", "mailTo": "office@example.com", "smtpHost": "mail.example.com"}
 
 
@@ -20,15 +23,23 @@ GOOD = {"mailFrom": "texts@example.com", "mailTo": "office@example.com", "smtpHo
 def forget(program: None) -> Iterator[None]:
     """Leave no configuration behind."""
     yield
-    set_all_config({})
+    set_all_config({}, [])
 
 
-def load(given: dict[str, Any], secrets: tuple[str, ...] = ()) -> StackSettings:
+def load(given: dict[str, Any], secrets: tuple[str, ...] = (), **callfire: str) -> StackSettings:
     """Read settings as the CLI hands them over: the defaults of Pulumi.yaml and what is given, as strings."""
     settings = {name: declared["default"] for name, declared in DECLARED.items()} | given
     plain = {f"test:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    set_all_config(plain, [f"test:{name}" for name in secrets])
+    plain |= LOGIN | {f"callfire:{name}": value for name, value in callfire.items()}
+    set_all_config(plain, ["callfire:password", *(f"test:{name}" for name in secrets)])
     return StackSettings.load(pulumi.Config("test"))
+
+
+def mistakes(given: dict[str, Any], secrets: tuple[str, ...] = (), **callfire: str) -> list[str]:
+    """Return what is said of settings that can't be used, a line each."""
+    with pytest.raises(pulumi.RunError) as raised:
+        load(given, secrets, **callfire)
+    return [line.strip() for line in str(raised.value).splitlines()[1:]]
 
 
 def test_every_setting_is_declared_and_described() -> None:
@@ -57,7 +68,7 @@ def test_every_mistake_is_named_at_once() -> None:
 def test_what_the_hosting_needs_is_asked_for() -> None:
     """`local` needs a mail server and addresses, `external` an endpoint."""
     with pytest.raises(pulumi.RunError, match="`local` needs mailFrom, mailTo, smtpHost"):
-        load({})
+        load({"mailTo": ", "})
     with pytest.raises(pulumi.RunError, match="`external` needs endpoint"):
         load({"hosting": "external"})
 
@@ -67,12 +78,59 @@ def test_a_secret_in_plain_text_is_refused() -> None:
     with pytest.raises(pulumi.RunError, match=r"smtpPassword: .*--secret") as raised:
         load(GOOD | {"smtpPassword": "tell-nobody"})
     assert "tell-nobody" not in str(raised.value)
-    assert load(GOOD | {"smtpPassword": "tell-nobody"}, secrets=("smtpPassword",)).smtp_password is not None
+    login = {"smtpUsername": "texts", "smtpPassword": "tell-nobody"}
+    assert load(GOOD | login, secrets=("smtpPassword",)).smtp_password is not None
 
 
 def test_callfires_password_in_plain_text_is_refused() -> None:
     """It stands beside the program's settings, and would be committed with them."""
-    set_all_config({"callfire:password": "tell-nobody"})
+    set_all_config({"callfire:password": "tell-nobody"}, [])
     with pytest.raises(pulumi.RunError, match=r"callfire:password: .*--secret(?s:.*)mailFrom") as raised:
         StackSettings.load(pulumi.Config("test"))
     assert "tell-nobody" not in str(raised.value)
+
+
+def test_names_that_are_no_settings_are_refused() -> None:
+    """A slip in a name is told with what was probably meant; names of others, such as Pulumi's, are left alone."""
+    assert mistakes(GOOD | {"mailTwo": "a@example.com", "xyz": "1"}, ulr="http://127.0.0.1:8700") == [
+        "callfire:ulr: no such setting; did you mean callfire:url?",
+        "test:mailTwo: no such setting; did you mean test:mailTo?",
+        "test:xyz: no such setting",
+    ]
+    load(GOOD)
+    set_all_config({**CONFIG.get(), "pulumi:tags": "{}"})
+    StackSettings.load(pulumi.Config("test"))
+
+
+def test_a_wrong_setting_hides_no_other_mistake() -> None:
+    """What is wrong by itself, what is missing beside it and what is CallFire's stand in one list."""
+    several = {"hosting": "server", "serverHosts": "a.example.com,b.example.com", "domain": "texts.example.com"}
+    assert mistakes(GOOD | several | {"smtpPassword": "plain", "smtpSecurity": "ssl"}, timeout="soon") == [
+        "callfire:timeout is 'soon', but must be a number of seconds from 1 to 3600",
+        "smtpSecurity: must be 'starttls', 'tls' or 'none'",
+        "smtpPassword: it is a secret: set it with `pulumi config set --secret`",
+        "hosting `server` needs databaseUrl",
+        "smtpPassword needs smtpUsername",
+    ]
+
+
+def test_what_the_forwarder_would_refuse_is_refused_before() -> None:
+    """A user without a password, a password in plain text on the wire, and one port for two purposes."""
+    assert mistakes(GOOD | {"smtpUsername": "texts", "forwarderPort": 8712, "forwarderAdminPort": 8712}) == [
+        "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`",
+        "forwarderPort and forwarderAdminPort are both 8712: they must differ",
+    ]
+    clear = {"smtpUsername": "texts", "smtpPassword": "tell-nobody", "smtpSecurity": "none"}
+    assert mistakes(GOOD | clear, ("smtpPassword",)) == [
+        "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
+    ]
+
+
+def test_numbers_are_numbers_and_none_stands_there_twice() -> None:
+    """However it is spelled, a number is declared once; short codes and keywords are numbers of CallFire's too."""
+    assert mistakes(GOOD | {"numbers": "18186469991, +1 818 646 9991, not a number, 67076:JOIN, 67076:JOIN"}) == [
+        "numbers: `+1 818 646 9991` is the number `18186469991` again: leave one of them out",
+        f"numbers: `not a number` {NO_NUMBER}",
+        "numbers: `67076:JOIN` is the number `67076:JOIN` again: leave one of them out",
+    ]
+    assert load(GOOD | {"numbers": "67076, hello, 67076:JOIN"}).numbers == ("67076", "hello", "67076:JOIN")

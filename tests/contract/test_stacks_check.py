@@ -1,0 +1,116 @@
+"""`python -m stacks check`: every finding at once, in the words of the stack's file."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sandbox import Sandbox
+from stacks.check import check
+from stacks.settings import PROJECT
+
+DECLARED = yaml.safe_load((PROJECT / "Pulumi.yaml").read_text())["config"]
+LOCAL = {"mailFrom": "texts@example.com", "mailTo": "office@example.com", "smtpHost": "127.0.0.1"}
+SERVER = LOCAL | {"hosting": "server", "serverHosts": "localhost", "domain": "texts.invalid"}
+
+
+@pytest.fixture
+def found(sandbox: Sandbox) -> Callable[..., list[str]]:
+    """A function that returns what is found of settings, with the sandbox's CallFire."""
+
+    def find(given: dict[str, str], **callfire: str) -> list[str]:
+        config = {f"callfire-mail:{name}": str(declared["default"]) for name, declared in DECLARED.items()}
+        config |= {f"callfire-mail:{name}": value for name, value in given.items()}
+        account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
+        config |= {f"callfire:{name}": value for name, value in account.items()}
+        return [str(finding) for finding in asyncio.run(check(config, {"callfire:password"}))]
+
+    return find
+
+
+def test_what_is_not_looked_at_is_told(found: Callable[..., list[str]]) -> None:
+    """Wrong settings leave nothing out silently."""
+    assert found(SERVER | {"numbers": "not a number"})[1:] == [
+        found(LOCAL)[1],
+        "-      mail server: not looked at, the settings first",
+        "-      servers: not looked at, the settings first",
+        "-      DNS name: not looked at, the settings first",
+        "-      ports and certificate: not looked at, the settings first",
+    ]
+    assert found(LOCAL, timeout="soon")[1] == "-      CallFire: not looked at, its settings first"
+
+
+def test_the_mail_server_is_told_in_the_names_of_the_stack(
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
+) -> None:
+    """Who reads it can set smtpHost, and no variable of the forwarder's."""
+    said = found(LOCAL | {"smtpPort": str(free_ports(1)[0])})[-1]
+    assert "connection refused; check smtpHost and smtpPort" in said
+    assert "FORWARDER_" not in said
+
+
+def test_a_callfire_that_cannot_be_reached_is_told_without_limits_that_were_not_kept(
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
+) -> None:
+    """The check has a time limit of its own, so it does not speak of callfire:timeout."""
+    said = found(LOCAL, url=f"http://127.0.0.1:{free_ports(1)[0]}")[1]
+    assert "check callfire:url" in said
+    assert "callfire:timeout" not in said
+
+
+def test_a_name_that_does_not_resolve_is_no_matter_of_a_firewall(
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told once, as DNS; and why SSH has no answer is told in the system's words, not in a library's."""
+    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
+    ssh, dns, ports = found(SERVER | {"serverPort": str(free_ports(1)[0])})[-3:]
+    assert "does not answer (Connection refused)" in ssh
+    assert dns.startswith("WRONG  DNS name texts.invalid\n")
+    assert ports == "-      ports and certificate: not looked at, the DNS name first"
+
+
+def test_a_refused_port_is_not_called_reachable(
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first `up` nobody listens, and a firewall may look the same."""
+    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
+    ssh, port = map(str, free_ports(2))
+    files = {"tls": "files", "tlsCertificate": "/etc/ssl/a.pem", "tlsKey": "/etc/ssl/a.key", "domain": "localhost"}
+    said = found(SERVER | files | {"serverPort": ssh, "forwarderPort": port})
+    assert f"ok     port {port}: refused: nobody listens yet, or a firewall rejects it" in said
+
+
+def test_without_the_cli_the_project_s_own_is_named(tmp_path: Path) -> None:
+    """The set-up has one: the line that puts it on PATH is told."""
+    done = run({"PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert 'export PATH="$(.venv/bin/python tools/pulumi_cli.py path):$PATH"' in done.stderr
+
+
+def test_a_stack_that_does_not_exist_is_told_once(tmp_path: Path, pulumi_cli: Path) -> None:
+    """The CLI's sentence, with one `Error:` before it."""
+    done = run(
+        {
+            "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
+            "PULUMI_BACKEND_URL": f"file://{tmp_path}",
+            "PULUMI_HOME": str(tmp_path),
+        }
+    )
+    assert done.stderr == "Error: no stack named 'nonesuch' found\n"
+
+
+def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Check a stack that does not exist, as a command."""
+    return subprocess.run(
+        [sys.executable, "-m", "stacks", "check", "--stack", "nonesuch"],
+        cwd=PROJECT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
