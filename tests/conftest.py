@@ -1,7 +1,6 @@
 """What tests of every kind use: the Pulumi CLI, a project for it, what a program has around it, free ports."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Sandbox
+from tests import ports
 from tests.forwarder_kit import PostgreSQL
 from tests.pulumi_kit import Project, credentials
 
@@ -50,17 +50,8 @@ def program() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[int], list[int]]:
-    """A function that returns as many TCP ports of the loopback interface as asked, none of them in use."""
-
-    def choose(count: int) -> list[int]:
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-        try:
-            return [found.getsockname()[1] for found in sockets]
-        finally:
-            for found in sockets:
-                found.close()
-
-    return choose
+    """A function that returns as many TCP ports as asked, none of them in use."""
+    return ports.free_ports
 
 
 @pytest.fixture(scope="session")

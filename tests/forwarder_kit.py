@@ -37,6 +37,7 @@ from forwarder.outbox import Delivery, Outbox, Posting, Routed, connect
 from forwarder.postback import InboundText
 from forwarder.schema import deliveries
 from forwarder.sender import Backoff, Sender
+from tests.ports import free_ports
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 _SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "callfire" / "samples"
@@ -103,7 +104,7 @@ class MailSink:
         self._thread.start()
         self._server: asyncio.Server | None = None
         self._transports: set[asyncio.BaseTransport] = set()
-        self.port = port
+        self.port = port or free_ports(1)[0]
         self.start()
 
     def start(self) -> None:
@@ -113,7 +114,6 @@ class MailSink:
             return await self._loop.create_server(self._session, self.host, self.port, ssl=self.tls)
 
         self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def stop(self) -> None:
         """Refuse connections, and cut those there are."""

@@ -1,6 +1,5 @@
 """CallFire in trouble: what is repeated, what is looked up first, and what a person reads in the end."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from provider.remote import Page, new_request_id
 from provider.settings import Settings, read_settings
 from provider.soap import CallFire
 from sandbox import Sandbox
+from tests.ports import free_ports
 from tests.provider_kit import ProviderFailure, ProviderServer
 from tests.trouble import Trouble, TroubledCallFire, When
 
@@ -264,8 +264,7 @@ def test_no_connection_has_its_own_words(sandbox: Sandbox, free_port: int) -> No
 @pytest.fixture
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def test_the_limit_has_its_own_words(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
