@@ -30,6 +30,7 @@ from terminal import say
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / ".local"
 STATE = LOCAL / "state"
+HOME = LOCAL / "pulumi-home"
 WRAPPER = LOCAL / "pulumi"
 STACK = "sandbox"
 STACK_FILE = ROOT / "stacks" / f"Pulumi.{STACK}.yaml"
@@ -102,7 +103,8 @@ def down() -> None:
             pulumi.run("destroy", "--yes", "--skip-preview", *QUIETLY)
         # --force: creations that were cut off stay in the state for ever; what they made is ended below
         pulumi.run("stack", "rm", "--yes", "--force", "--preserve-config", STACK, quiet=True)
-    # a forwarder whose start was cut off before Pulumi wrote it down, then the sandbox
+    # what a killed CLI left behind, a forwarder whose start was cut off before Pulumi wrote it down, then the sandbox
+    end(marked("PULUMI_HOME", str(HOME)))
     end(marked("CALLFIRE_MAIL_HOSTED_AS", str(LOCAL / "forwarder" / STACK)))
     end(marked(SANDBOX_MARK, str(ROOT)))
     kept = " Outbox and log of the forwarder are kept in .local/forwarder." if (LOCAL / "forwarder").exists() else ""
@@ -118,7 +120,7 @@ class Pulumi:
         own = {
             "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
             "PULUMI_BACKEND_URL": f"file://{STATE}",
-            "PULUMI_HOME": str(LOCAL / "pulumi-home"),
+            "PULUMI_HOME": str(HOME),
             "PULUMI_CONFIG_PASSPHRASE": STACK,  # nothing in this stack is worth hiding; other stacks have their own
             "PULUMI_STACK": STACK,
             "PULUMI_SKIP_UPDATE_CHECK": "true",

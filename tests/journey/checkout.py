@@ -147,6 +147,16 @@ class Checkout:
                     found[command[2]] = process
         return found
 
+    def left_by_pulumi(self) -> list[str]:
+        """The command lines of what the CLI started for this checkout and what still runs."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                home = process.environ().get("PULUMI_HOME", "")
+                if home.startswith(str(self.folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+        return found
+
     def kill(self, *modules: str) -> None:
         """End processes of this checkout by SIGKILL, as a crash would."""
         running = self.processes()

@@ -174,6 +174,7 @@ def test_up_and_down_work_after_being_cut_off(checkout: Checkout) -> None:
         if verb == "up":
             assert len(checkout.subscriptions()) == 1
         assert set(checkout.processes()) == ({"forwarder", "sandbox"} if verb == "up" else set())
+    assert checkout.left_by_pulumi() == []
 
 
 def test_a_port_in_use_is_named(checkout: Checkout) -> None:
