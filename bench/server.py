@@ -72,7 +72,7 @@ def measure_times(machine: Machine, sink: MailSink, folder: Path) -> list[str]:
         fresh.append(seconds(lambda: outputs.update(provider.create(props).outs or {})))
         with another(folder):
             newer = declared(machine, sink=sink)
-            upgrades.append(seconds(lambda props=newer: provider.update("id", outputs, props)))  # type: ignore[misc]
+            upgrades.append(seconds(lambda props=newer: provider.update("id", outputs, props)))  # type: ignore[misc] # bound
         provider.update("id", newer, props)
         reads += [seconds(lambda: provider.read("id", dict(outputs))) for _ in range(3)]
         idle.append(seconds(lambda: provider.update("id", outputs, props)))

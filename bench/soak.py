@@ -376,7 +376,7 @@ def cut_after_data(server: PostgreSQL | None, seconds: float) -> Result:
         if key not in one.cut and random.random() < 0.01:
             one.cut.add(key)
             assert smtp.transport
-            smtp.loop.call_soon_threadsafe(smtp.transport.abort)  # type: ignore[attr-defined]
+            smtp.loop.call_soon_threadsafe(smtp.transport.abort)  # type: ignore[attr-defined] # a socket's
         return None
 
     with run(server) as one:
