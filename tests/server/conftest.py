@@ -27,6 +27,9 @@ def servers() -> Iterator[Servers]:
     made: list[Machine] = []
 
     def boot(label: str, suite: str = "bookworm") -> Machine:
+        reason = machines.no_tree(suite)
+        if reason:
+            pytest.skip(reason)
         made.append(Machine(label, suite))
         return made[-1]
 

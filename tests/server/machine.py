@@ -44,6 +44,15 @@ def call(verb: str, name: str, *words: str, suite: str = "bookworm", stdin: str 
     return done.stdout.strip()
 
 
+def no_tree(suite: str) -> str:
+    """Say why this Debian can't be had, which is fetched when it is first asked for; nothing when it is there."""
+    try:
+        call("cache", "a", suite=suite)
+    except AssertionError as error:
+        return f"Debian {suite} can't be fetched for throw-away servers: {str(error).partition(': ')[2].strip()}"
+    return ""
+
+
 def sweep() -> None:
     """Remove the servers of sessions that were killed."""
     for folder in (HOME / "hosts").glob("p[0-9]*"):
