@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets as random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -223,7 +223,7 @@ def request(props: Mapping[str, Any], verb: str) -> Properties:
     }
 
 
-def reporter(host: str, props: Mapping[str, Any]) -> Any:
+def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
     """Return a function that prints what is being done, one line each."""
 
     def progress(doing: str) -> None:
@@ -362,13 +362,16 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
         "requirements": releases.requirements(),
         "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},
     }
-    await server.ask(
-        order, {} if looked["installed"] else bundle(looked, offline=props["offline"]), reporter(server.host, props)
-    )
+    progress = reporter(server.host, props)
+    files = {} if looked["installed"] else bundle(looked, progress, offline=props["offline"])
+    if files:
+        progress(f"sending {sum(map(len, files.values())) / 1e6:.1f} MB")
+    await server.ask(order, files, progress)
 
 
-def bundle(looked: Mapping[str, Any], *, offline: bool) -> dict[str, bytes]:
+def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offline: bool) -> dict[str, bytes]:
     """Return the wheels to send along: those that the server does not have yet."""
+    progress("gathering the wheels of the release")
     file, content = releases.wheel()
     installer = releases.installer()
     wheels = {file: content, installer.name: installer.read_bytes()}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import gate, needs, systemd
+from hosting.on_server import gate, needs, releases, systemd
 from hosting.on_server.places import Places, read
 
 AS_DECLARED = "as declared"
@@ -20,7 +20,7 @@ def look(request: dict[str, Any], places: Places) -> dict[str, Any]:
     `request["secrets"]` holds for each secret its HMAC under `request["nonce"]`, so that one can be compared without
     being sent in either direction.
     """
-    complete = (places.releases / str(request["release"]) / ".complete").exists()
+    complete = releases.fits(places.releases / str(request["release"]))
     return {
         "facts": needs.facts(),
         "lacks": needs.lacks(request, places) if request["check"] else [],
@@ -72,7 +72,10 @@ def release(places: Places) -> str:
     for line in (read(places.service) or "").splitlines():
         if line.startswith("ExecStart=") and f"{places.releases}/" in line:
             name = line.partition(f"{places.releases}/")[2].partition("/")[0]
-            return name if (places.releases / name / ".complete").exists() else f"{name} (its files are gone)"
+            folder = places.releases / name
+            if releases.fits(folder):
+                return name
+            return f"{name} ({'made for another Python' if folder.exists() else 'its files are gone'})"
     return "none"
 
 

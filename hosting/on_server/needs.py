@@ -4,12 +4,11 @@ import os
 import re
 import shutil
 import ssl
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import systemd
+from hosting.on_server import releases, systemd
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -44,7 +43,7 @@ def system() -> Iterator[str]:
 
 def room(request: dict[str, Any], places: Places) -> Iterator[str]:
     """Space on the disks that are written to."""
-    installed = (places.releases / str(request["release"]) / ".complete").exists()
+    installed = releases.fits(places.releases / str(request["release"]))
     needed = {Path("/var/lib"): ROOM_FOR_THE_OUTBOX}
     if not installed:
         needed[Path("/opt")] = ROOM_FOR_A_RELEASE
@@ -123,7 +122,7 @@ def facts() -> dict[str, Any]:
     """Return what wheels must fit."""
     glibc = os.confstr("CS_GNU_LIBC_VERSION") or "glibc 2.17"
     return {
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "python": releases.python_version(),
         "machine": os.uname().machine,
         "glibc": int(glibc.rpartition(".")[2]),
     }

@@ -35,7 +35,7 @@ class Places:
     @property
     def lock(self) -> Path:
         """What a deployment holds."""
-        return Path("/run/lock") / f"{self.unit}.lock"
+        return Path("/run") / f"{self.unit}.lock"  # where nobody but root can make a file
 
     @property
     def home(self) -> Path:

@@ -14,13 +14,13 @@ NEVER_LOADED = r"/(phonenumbers/\w*data|pygments/(lexers|styles)|sqlalchemy/(tes
 
 
 def install(request: dict[str, Any], places: Places, sent: Path) -> None:
-    """Make the declared release be there, whole; one that was cut off is made anew.
+    """Make the declared release be there, whole; one that was cut off, or made for another Python, is made anew.
 
     Raises:
         FailedError: the environment can't be made; nothing of it is left.
     """
     folder = places.releases / str(request["release"])
-    if (folder / ".complete").exists():
+    if fits(folder):
         return
     say(doing=f"installing release {request['release']}")
     discard(folder)
@@ -47,7 +47,8 @@ def fill(folder: Path, request: dict[str, Any], places: Places) -> None:
     [pip] = places.wheels.glob("pip-*.whl")
     wanted = str(request["requirements"])
     libraries, own = split(wanted)
-    twin = next((other for other in whole(places) if split((other / ".complete").read_text())[0] == libraries), None)
+    others = filter(fits, whole(places))
+    twin = next((other for other in others if split((other / ".complete").read_text())[0] == libraries), None)
     if twin:
         shutil.copytree(twin / "lib", folder / "lib", symlinks=True, dirs_exist_ok=True, copy_function=link)
     write(folder / "requirements.txt", own if twin else wanted)
@@ -77,6 +78,16 @@ def link(source: str, target: str) -> str:
     with contextlib.suppress(FileExistsError):
         os.link(source, target)
     return target
+
+
+def fits(folder: Path) -> bool:
+    """Tell whether a release is there, whole, and made for this Python: an upgrade of Debian brings another one."""
+    return (folder / ".complete").exists() and (folder / "lib" / f"python{python_version()}").is_dir()
+
+
+def python_version() -> str:
+    """Return this Python's version as the folder of its libraries has it, such as `3.11`."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def whole(places: Places) -> list[Path]:

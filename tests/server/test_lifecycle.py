@@ -266,6 +266,10 @@ DRIFTS = {
     "a service that was stopped": (f"systemctl stop {UNIT}.socket {UNIT}.service", "state"),
     "a service that does not start at boot": (f"systemctl disable {UNIT}.service {UNIT}.socket", "state"),
     "a release that was deleted": ("rm -r /opt/callfire-mail/production/releases", "release"),
+    "another Python after an upgrade of the system": (
+        "for folder in /opt/callfire-mail/production/releases/*/lib; do mv $folder/python3.* $folder/python3.9; done",
+        "release",
+    ),
     "all of it": (f"systemctl stop {UNIT}.socket; rm -r /etc/callfire-mail /etc/systemd/system/{UNIT}.*", "service"),
 }
 
