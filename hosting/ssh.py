@@ -185,7 +185,7 @@ class Server:
         Raises:
             ServerError: it could not be done; the message says why.
         """
-        words = shlex.join([self.access.python, "-c", BOOTSTRAP])
+        words = shlex.join([self.access.python, "-I", "-c", BOOTSTRAP])  # not what lies in the folder of the user
         command = f'if [ "$(id -u)" = 0 ]; then exec {words}; else exec sudo -n -- {words}; fi'
         packed = pack(request, files)
         async with self.connection.create_process(command, encoding=None) as process:

@@ -58,7 +58,7 @@ def test_a_first_installation_that_is_killed_is_finished_by_the_next(
 
     thread = threading.Thread(target=create)
     thread.start()
-    machine.run(f"until {MOMENTS[moment]} >/dev/null 2>&1; do :; done; pkill -9 -f '^python3 -c import sys'")
+    machine.run(f"until {MOMENTS[moment]} >/dev/null 2>&1; do :; done; pkill -9 -f '^python3 -I -c import sys'")
     thread.join(60)
     assert not thread.is_alive()
     assert "the connection ended before the answer" in str(failures[0])

@@ -123,6 +123,15 @@ def test_nothing_to_do_is_nothing_done(
     assert main_pid(machine) == pid
 
 
+def test_what_lies_in_the_users_folder_is_not_run(
+    machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
+) -> None:
+    """A file that is called like a module of Python's own."""
+    machine.run("echo 'raise SystemExit(1)' > /home/deploy/json.py")
+    assert differing(read(provider, created), props) == {}
+    machine.run("rm /home/deploy/json.py")
+
+
 def test_an_upgrade_under_load_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
     provider: ServerForwarderProvider,
     props: Properties,
