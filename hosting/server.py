@@ -92,10 +92,11 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(olds, news)
-        finish(bring_up(news, accepted))
+        run = random.token_hex(16)
+        finish(bring_up(news, accepted, run))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
-                finish(clear(host, olds))
+                finish(clear(host, olds, unless=run))
             except UnreachableError:  # most likely the reason why it is no longer listed
                 reporter(host, olds)(
                     "does not answer, so what is on it was left; its texts are mailed if it comes back"
@@ -296,8 +297,8 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
-    """Bring every server into the declared state, one at a time, once all of them will do.
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "") -> None:
+    """Bring every server into the declared state, one at a time, once all of them will do; each remembers this `run`.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
@@ -308,7 +309,7 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True)
             try:
-                await apply(server, props, accepted, looked)
+                await apply(server, props, accepted, looked, run)
             except ServerError as error:
                 for other in fresh:
                     await clear(other, props)
@@ -346,7 +347,9 @@ def refuse(lacks: Sequence[str]) -> None:
         )
 
 
-async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any]) -> None:
+async def apply(
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any], run: str
+) -> None:
     """Bring one server into the declared state."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
@@ -354,6 +357,7 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
     order = request(props, "apply") | {
         "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
         "token": accepted[0],
+        "run": run,
         "service": declared["service"],
         "socket": declared["socket"],
         "site": declared["site"],
@@ -379,11 +383,11 @@ def bundle(looked: Mapping[str, Any], *, offline: bool) -> dict[str, bytes]:
     return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
 
 
-async def clear(host: str, props: Mapping[str, Any]) -> None:
-    """Remove the forwarder from one server, and say what is kept there."""
+async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
+    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
     try:
         async with connect(host, access(props)) as server:
-            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"]}
+            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
             done = await server.ask(order, {}, reporter(host, props))
     except UnreachableError as error:
         raise UnreachableError(

@@ -38,6 +38,11 @@ class Places:
         return Path("/run/lock") / f"{self.unit}.lock"
 
     @property
+    def run(self) -> Path:
+        """Which `pulumi up` was here last, by whatever name of this server."""
+        return Path("/run") / f"{self.unit}.run"
+
+    @property
     def home(self) -> Path:
         """What is installed for it."""
         return Path("/opt/callfire-mail") / self.name
