@@ -56,10 +56,11 @@ def room(request: dict[str, Any], places: Places) -> Iterator[str]:
 
 def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
     """The ports, which must be free or ours already."""
-    ours = {f"ListenStream={request['listen']}"} & set((read(places.socket) or "").splitlines())
+    public = int(str(request["listen"]).rpartition(":")[2])
+    ours = re.search(rf"^ListenStream=(.*:)?{public}$", read(places.socket) or "", re.MULTILINE)  # on any address
     wanted: dict[int, tuple[str, set[str]]] = {}
     if not (ours and systemd.active(f"{places.unit}.socket")):
-        wanted[int(str(request["listen"]).rpartition(":")[2])] = ("takes postbacks", set())
+        wanted[public] = ("takes postbacks", set())
     if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
         wanted[int(request["admin_port"])] = ("is the admin port", set())
     if request["site"]:
