@@ -19,7 +19,7 @@ from pulumi import dynamic
 
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
-from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
+from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
 from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
 
 DECLARED = (
@@ -43,7 +43,6 @@ AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
-HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -121,7 +120,7 @@ def mistakes(props: Properties) -> list[tuple[str, str]]:
         found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
     if not props["hosts"]:
         found.append(("hosts", "no server is named"))
-    found += [("hosts", f"`{host}` is no host name") for host in props["hosts"] if not HOST_NAME.fullmatch(str(host))]
+    found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]
     if len(set(props["hosts"])) < len(props["hosts"]):
         found.append(("hosts", "a server is named twice"))
     if len(props["hosts"]) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
@@ -280,7 +279,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
 
 def listen_stream(tls: Tls, host: str, port: int) -> str:
     """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy."""
-    return str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}"
+    return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
 
 
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
