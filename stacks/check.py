@@ -195,15 +195,18 @@ async def server(stack: str, host: str, settings: StackSettings, config: Config)
 
 
 def dns(settings: StackSettings) -> Finding:
-    """Compare the addresses of the domain with those of the servers."""
+    """Compare the addresses of the domain with those of the servers: each family that both have, for either is used."""
     what = f"DNS name {settings.domain}"
     there = addresses(settings.domain)
     if not there:
         return Finding(what, ("it does not resolve: make an A (and AAAA) record that points to the server",))
     ours = {address for host in settings.server_hosts for address in addresses(host)}
-    if not there & ours and len(settings.server_hosts) == 1:
-        return Finding(what, (f"it points to {', '.join(sorted(there))}, and the server is {', '.join(sorted(ours))}",))
-    return Finding(what, right=", ".join(sorted(there)))
+    wrong = []
+    for six in (False, True):
+        points, is_at = ({address for address in known if (":" in address) == six} for known in (there, ours))
+        if points and is_at and not points & is_at and len(settings.server_hosts) == 1:
+            wrong.append(f"it points to {', '.join(sorted(points))}, and the server is {', '.join(sorted(is_at))}")
+    return Finding(what, tuple(wrong), ", ".join(sorted(there)))
 
 
 def addresses(host: str) -> set[str]:
