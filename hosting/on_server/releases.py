@@ -80,8 +80,9 @@ def trouble(error: FailedError) -> str:
     if changed:
         return f"the package index has another {changed[1]} than the one that is pinned: somebody may have changed it."
     if "Retrying (" in error.said:
-        reason = re.search(r"\[Errno -?\d+\] ([^\"')]+)", error.said)
-        return f"the package index does not answer ({reason[1] if reason else 'it timed out'})."
+        reason = re.search(r"\[Errno -?\d+\] ([^\"')]+)|(timed out|certificate verify failed: [^(']+)", error.said)
+        words = (reason[1] or reason[2]).strip() if reason else "the connection broke"
+        return f"the package index can't be asked ({words})."
     lacking = re.search(r"No matching distribution found for (\S+)", error.said)
     return f"the package index has no {lacking[1]} for this server." if lacking else f"{error}."
 

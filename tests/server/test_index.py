@@ -3,6 +3,8 @@
 import functools
 import http.server
 import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,11 +45,19 @@ class Index:
 
         handler = functools.partial(Handler, directory=folder)
         self.server = http.server.ThreadingHTTPServer((machine.gateway, 0), handler)
+        self.scheme = "http"
+
+    def speak_tls(self, certificate: Path, key: Path) -> None:
+        """Be one that the server does not trust."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.scheme = "https"
 
     def __enter__(self) -> Self:
         host, port = self.server.server_address[:2]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://{host!s}:{port}/simple"
+        self.url = f"{self.scheme}://{host!s}:{port}/simple"
         self.configure(self.url)
         return self
 
@@ -57,7 +67,9 @@ class Index:
 
     def configure(self, url: str) -> None:
         """Name an index to the server's pip, as its owner does."""
-        configuration = f"[global]\nindex-url = {url}\ntrusted-host = {self.machine.gateway}\n"
+        configuration = f"[global]\nindex-url = {url}\n"
+        if url.startswith("http:"):
+            configuration += f"trusted-host = {self.machine.gateway}\n"
         (self.machine.root / "etc/pip.conf").write_text(configuration)
 
     def wheel(self, name: str) -> Path:
@@ -117,7 +129,7 @@ def other_pins(sources: Path) -> None:
 def test_a_first_installation_that_is_refused_leaves_nothing(machine: Machine, index: Index, props: Properties) -> None:
     """An index that does not answer, one that lacks a library, and one that has another."""
     index.configure(f"http://{machine.gateway}:9/simple")
-    assert "the package index does not answer (Connection refused)" in refused(lambda: provider.create(props))
+    assert "the package index can't be asked (Connection refused)" in refused(lambda: provider.create(props))
     index.configure(index.url)
     tamper(index.wheel("idna"))
     said = refused(lambda: provider.create(props))
@@ -127,6 +139,21 @@ def test_a_first_installation_that_is_refused_leaves_nothing(machine: Machine, i
     assert "the package index has no idna==" in refused(lambda: provider.create(props))
     places = "/opt/callfire-mail /etc/callfire-mail /var/lib/callfire-mail* /etc/systemd/system/callfire* /root/.cache"
     assert machine.run(f"ls -d {places}", check=False) == ""
+
+
+def test_an_index_that_is_not_trusted(
+    machine: Machine, props: Properties, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One whose certificate the server does not know."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=index"]
+    openssl += ["-addext", f"subjectAltName=IP:{machine.gateway}", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(openssl, check=True, capture_output=True)
+    index = Index(machine, tmp_path_factory.mktemp("index"))
+    index.speak_tls(certificate, key)
+    with index:
+        said = refused(lambda: provider.create(props))
+    assert "the package index can't be asked (certificate verify failed: self-signed certificate)" in said
 
 
 def test_installed_and_upgraded_from_the_index(  # noqa: PLR0913, PLR0917 - fixtures
