@@ -31,6 +31,10 @@ class NoWheelsError(HostingError):
     """The wheels of the pinned libraries can't be had; the message says why."""
 
 
+class NoIndexError(NoWheelsError):
+    """There is no package index to ask for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """What wheels must fit.
@@ -112,7 +116,8 @@ def libraries(platform: Platform) -> list[Path]:
     """Return the wheels of the pinned libraries for this platform, fetched once.
 
     Raises:
-        NoWheelsError: the index can't be reached, or has none for it.
+        NoIndexError: the package index can't be reached from here.
+        NoWheelsError: it has none for it.
     """
     words = ["--python-version", platform.python, "--implementation", "cp"]
     for minor in range(platform.glibc, OLDEST_GLIBC - 1, -1):
@@ -136,11 +141,11 @@ def fetch(label: str, pins: Path, words: list[str]) -> Path:
             command, capture_output=True, text=True, check=False
         )
         if done.returncode:
+            what = f"The libraries of the forwarder can't be fetched for {label}"
+            if "Retrying (" in done.stderr:
+                raise NoIndexError(f"{what}: the package index does not answer. Let this machine's pip reach one.")
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise NoWheelsError(
-                f"The libraries of the forwarder can't be fetched for {label}"
-                f" (is a package index reachable from here?): {(said or ['pip said nothing'])[-1]}"
-            )
+            raise NoWheelsError(f"{what}: {(said or ['pip said nothing'])[-1]}")
         if not folder.exists():  # another run may have been quicker
             shutil.copytree(fresh, f"{fresh}.done")
             Path(f"{fresh}.done").rename(folder)

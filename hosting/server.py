@@ -19,7 +19,7 @@ from pulumi import dynamic
 
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
-from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
+from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
 from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
 
 DECLARED = (
@@ -43,7 +43,6 @@ AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
-HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -92,10 +91,11 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(olds, news)
-        finish(bring_up(news, accepted))
+        run = random.token_hex(16)
+        finish(bring_up(news, accepted, run))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
-                finish(clear(host, olds))
+                finish(clear(host, olds, unless=run))
             except UnreachableError:  # most likely the reason why it is no longer listed
                 reporter(host, olds)(
                     "does not answer, so what is on it was left; its texts are mailed if it comes back"
@@ -120,7 +120,7 @@ def mistakes(props: Properties) -> list[tuple[str, str]]:
         found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
     if not props["hosts"]:
         found.append(("hosts", "no server is named"))
-    found += [("hosts", f"`{host}` is no host name") for host in props["hosts"] if not HOST_NAME.fullmatch(str(host))]
+    found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]
     if len(set(props["hosts"])) < len(props["hosts"]):
         found.append(("hosts", "a server is named twice"))
     if len(props["hosts"]) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
@@ -279,7 +279,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
 
 def listen_stream(tls: Tls, host: str, port: int) -> str:
     """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy."""
-    return str(port) if tls == "files" else f"{host if tls == 'none' else '127.0.0.1'}:{port}"
+    return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
 
 
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
@@ -296,8 +296,8 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
-    """Bring every server into the declared state, one at a time, once all of them will do.
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "") -> None:
+    """Bring every server into the declared state, one at a time, once all of them will do; each remembers this `run`.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
@@ -308,7 +308,7 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True)
             try:
-                await apply(server, props, accepted, looked)
+                await apply(server, props, accepted, looked, run)
             except ServerError as error:
                 for other in fresh:
                     await clear(other, props)
@@ -346,7 +346,9 @@ def refuse(lacks: Sequence[str]) -> None:
         )
 
 
-async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any]) -> None:
+async def apply(
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any], run: str
+) -> None:
     """Bring one server into the declared state."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
@@ -354,6 +356,7 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
     order = request(props, "apply") | {
         "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
         "token": accepted[0],
+        "run": run,
         "service": declared["service"],
         "socket": declared["socket"],
         "site": declared["site"],
@@ -382,11 +385,11 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
     return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
 
 
-async def clear(host: str, props: Mapping[str, Any]) -> None:
-    """Remove the forwarder from one server, and say what is kept there."""
+async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
+    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
     try:
         async with connect(host, access(props)) as server:
-            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"]}
+            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
             done = await server.ask(order, {}, reporter(host, props))
     except UnreachableError as error:
         raise UnreachableError(

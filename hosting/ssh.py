@@ -5,14 +5,16 @@ not for root alone.
 """
 
 import asyncio
+import contextlib
 import io
+import ipaddress
 import json
 import os
 import re
 import shlex
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,9 @@ CONNECT_WITHIN = 30.0  # seconds: a machine that was just made needs some until 
 LOGIN_WITHIN = 15.0  # seconds
 RETRY_AFTER = 1.0  # seconds
 REQUEST = "request.json"
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+NO_HOST = "is no host name, and no address (an IPv6 one stands without brackets)"
+JUMP = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<ip6>[^]]+)\]|(?P<host>[^\[\]:@]+))(?::(?P<port>\d{1,5}))?")
 
 # Runs there first. Any Python 3 can read it, so that an old one is told from a missing one. The request stays in
 # memory.
@@ -72,7 +77,7 @@ class Access:
             the file `~/.ssh/known_hosts` counts.
         key_file: the private key; without it and `key`, those of the agent and the usual files are tried.
         key: the private key itself.
-        jump: `user@host:port` to go through.
+        jump: `user@host:port` to go through; an IPv6 address stands in brackets.
         python: the interpreter there.
     """
 
@@ -88,8 +93,7 @@ class Access:
         """Return what asyncssh is told besides the address."""
         told: dict[str, Any] = {"login_timeout": LOGIN_WITHIN, "connect_timeout": LOGIN_WITHIN}
         told["keepalive_interval"] = 15
-        if self.known_hosts:
-            told["known_hosts"] = "\n".join((*self.known_hosts, "")).encode()
+        told["known_hosts"] = known_keys(self.known_hosts or known_hosts_file())
         if self.key or self.key_file:
             told |= {"client_keys": [self._private_key()], "agent_path": None}
         return told
@@ -103,10 +107,69 @@ class Access:
             return asyncssh.read_private_key(str(Path(self.key_file).expanduser()))
         except OSError as error:
             raise ServerError(f"SSH: {where} can't be read: {error.strerror}.") from None
-        except asyncssh.KeyEncryptionError:
-            raise ServerError(f"SSH: {where} has a passphrase: load it into the agent, and name no key.") from None
-        except asyncssh.KeyImportError:
+        except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:  # of a passphrase, either may speak
+            if "assphrase" in str(error):
+                raise ServerError(
+                    f"SSH: {where} has a passphrase: load it into the agent and name no key, or name one without."
+                ) from None
             raise ServerError(f"SSH: {where} is no private key.") from None
+
+
+def is_host(value: str) -> bool:
+    """Tell whether `value` can be a server: a name, or an address (an IPv6 one without brackets)."""
+    with contextlib.suppress(ValueError):
+        return "%" not in value and bool(ipaddress.ip_address(value))
+    return bool(HOST_NAME.fullmatch(value))
+
+
+def bracketed(host: str) -> str:
+    """Return `host` as it stands before a colon and a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_jump(value: str) -> tuple[str, str, int]:
+    """Return user (empty if there is none), host and port of a jump host.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = JUMP.fullmatch(value)
+    host = found and (found["ip6"] or found["host"])
+    if not found or not host or not is_host(host) or not 0 < int(found["port"] or 22) < 2**16:
+        raise ValueError(f"`{value}` is no jump host: USER@HOST:PORT, and an IPv6 address as USER@[ADDRESS]:PORT")
+    return found["user"] or "", host, int(found["port"] or 22)
+
+
+def known_hosts_file() -> list[str]:
+    """Return the lines of `~/.ssh/known_hosts`; none where it can't be read."""
+    try:
+        return (Path.home() / ".ssh" / "known_hosts").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def known_keys(lines: Iterable[str]) -> asyncssh.SSHKnownHosts:
+    """Return whose keys are right; without any, nobody's are. A line that can't be read counts as none, as for ssh."""
+    known = asyncssh.SSHKnownHosts()
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            known.load(line)
+    return known
+
+
+def check_known_host(line: str) -> str:
+    """Return `line` when it is one of known_hosts.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    kind_and_key = line.split(maxsplit=2 if line.startswith("@") else 1)[-1]
+    try:
+        asyncssh.import_known_hosts(line)
+        asyncssh.import_public_key(kind_and_key)
+    except (ValueError, asyncssh.KeyImportError):
+        raise ValueError(f"`{line}` is no line as `ssh-keyscan` prints it: HOST KIND KEY") from None
+    return line
 
 
 @asynccontextmanager
@@ -119,10 +182,9 @@ async def connect(host: str, access: Access) -> AsyncIterator["Server"]:
     """
     options = access.options()
     if access.jump:
-        user, _, rest = access.jump.rpartition("@")
-        name, _, port = rest.partition(":")
+        user, name, port = parse_jump(access.jump)
         async with (
-            await open_connection(name, int(port or 22), user or access.user, options) as jump,
+            await open_connection(name, port, user or access.user, options) as jump,
             await open_connection(host, access.port, access.user, options | {"tunnel": jump}) as connection,
         ):
             yield Server(host, access, connection)
@@ -135,14 +197,16 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
     """Connect and log in; a server that does not answer yet is tried again for a while."""
     deadline = time.monotonic() + CONNECT_WITHIN
     name = {"username": user} if user else {}
+    kinds: dict[str, str] = {}
     while True:
         try:
-            return await asyncssh.connect(host, port, **name, **options)
+            return await asyncssh.connect(host, port, **name, **options, **kinds)
         except asyncssh.HostKeyNotVerifiable:
+            there = " (on the jump host)" if "tunnel" in options else ""
             raise ServerError(
                 f"SSH to {host}: its host key is not the one that is known. If the server is new or was set up again,"
-                f" compare `ssh-keyscan -p {port} {host}` with what its provider shows and put it into serverHostKeys"
-                " (or ~/.ssh/known_hosts); otherwise somebody stands in between. Nothing was sent."
+                f" compare `ssh-keyscan -p {port} {host}`{there} with what its provider shows and put it into"
+                " serverHostKeys (or ~/.ssh/known_hosts); otherwise somebody stands in between. Nothing was sent."
             ) from None
         except asyncssh.PermissionDenied:
             raise ServerError(
@@ -150,6 +214,9 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
                 " ~/.ssh/authorized_keys there, and name the private one in serverKeyFile (or load it into the agent)."
             ) from None
         except (OSError, asyncssh.Error) as error:
+            if isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed | ConnectionResetError):
+                # So it ends where a server has no key of a kind that is known of it: asked for any, it shows one.
+                kinds = {"server_host_key_algs": "default"}
             reason = reason_of(error)
             if time.monotonic() > deadline or "Name or service" in str(error):
                 raise UnreachableError(

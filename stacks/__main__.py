@@ -20,10 +20,10 @@ def check_command(stack: str | None) -> None:
     The exit status is 0 if nothing is wrong.
     """
     try:
-        config, secrets = read_config(stack)
+        name, config, secrets = read_config(stack)
     except NoConfigError as error:
         raise click.ClickException(str(error)) from None
-    findings = asyncio.run(check(config, secrets))
+    findings = asyncio.run(check(name, config, secrets))
     for finding in findings:
         click.echo(finding)
     if any(finding.wrong for finding in findings):

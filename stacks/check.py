@@ -64,37 +64,50 @@ class Finding:
         )
 
 
-def read_config(stack: str | None) -> tuple[dict[str, str], set[str]]:
-    """Return a stack's configuration in plain text, with the defaults of Pulumi.yaml, and which of it are secrets.
+def read_config(stack: str | None) -> tuple[str, dict[str, str], set[str]]:
+    """Return a stack's name, its configuration in plain text, with the defaults of Pulumi.yaml, and the secrets in it.
 
     Raises:
         NoConfigError: there is no such stack, or its passphrase is missing.
     """
-    words = [
-        "pulumi",
-        "config",
-        "--json",
-        "--show-secrets",
-        "--non-interactive",
-        *(["--stack", stack] if stack else []),
-    ]
+    chosen = ["--non-interactive", *(["--stack", stack] if stack else [])]
+    values = json.loads(pulumi_cli("config", "--json", "--show-secrets", *chosen))
+    name = (
+        pulumi_cli("stack", "--show-name", *chosen).strip().rpartition("/")[2]
+    )  # a backend's may begin with its owner
+    return (
+        name,
+        {key: str(found.get("value", "")) for key, found in values.items()},
+        {key for key, found in values.items() if found.get("secret")},
+    )
+
+
+def pulumi_cli(*words: str) -> str:
+    """Return what the Pulumi CLI prints.
+
+    Raises:
+        NoConfigError: it refuses, or is not there.
+    """
     try:
-        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+        done = subprocess.run(  # noqa: S603 - our own words
+            ["pulumi", *words],  # noqa: S607 - the one on PATH
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except FileNotFoundError:
         raise NoConfigError(
             "the Pulumi CLI is not on PATH. The project's set-up has one:\n"
             '  export PATH="$(.venv/bin/python tools/pulumi_cli.py path):$PATH"'
         ) from None
     if done.returncode:
-        raise NoConfigError((done.stderr or done.stdout).strip().removeprefix("error: ") or "`pulumi config` failed")
-    values = json.loads(done.stdout)
-    return (
-        {name: str(found.get("value", "")) for name, found in values.items()},
-        {name for name, found in values.items() if found.get("secret")},
-    )
+        said = (done.stderr or done.stdout).strip().removeprefix("error: ")
+        raise NoConfigError(said or f"`pulumi {words[0]}` failed")
+    return done.stdout
 
 
-async def check(config: Config, secrets: set[str]) -> list[Finding]:
+async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
     """Return all findings of a stack's settings."""
     set_all_config(dict(config), list(secrets))
     try:
@@ -107,7 +120,7 @@ async def check(config: Config, secrets: set[str]) -> list[Finding]:
     if settings.hosting != "external":
         found.append(await asyncio.to_thread(mail_server, settings, config))
     if settings.hosting == "server":
-        found += [await server(host, settings, config) for host in settings.server_hosts]
+        found += [await server(stack, host, settings, config) for host in settings.server_hosts]
         if settings.domain and settings.tls != "none":
             found.append(await asyncio.to_thread(dns, settings))
             found += await asyncio.to_thread(lambda: list(ports(settings)))
@@ -163,12 +176,12 @@ def mail_server(settings: StackSettings, config: Config) -> Finding:
     return Finding("mail server", tuple(map(in_stack_names, wrong)), detail)
 
 
-async def server(host: str, settings: StackSettings, config: Config) -> Finding:
+async def server(stack: str, host: str, settings: StackSettings, config: Config) -> Finding:
     """Log in to a server and ask it for what it lacks."""
     access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
     try:
         facts, lacks = await examine(
-            pulumi.get_stack(),
+            stack,
             host,
             access,
             listen=settings.listen(),
@@ -182,15 +195,18 @@ async def server(host: str, settings: StackSettings, config: Config) -> Finding:
 
 
 def dns(settings: StackSettings) -> Finding:
-    """Compare the addresses of the domain with those of the servers."""
+    """Compare the addresses of the domain with those of the servers: each family that both have, for either is used."""
     what = f"DNS name {settings.domain}"
     there = addresses(settings.domain)
     if not there:
         return Finding(what, ("it does not resolve: make an A (and AAAA) record that points to the server",))
     ours = {address for host in settings.server_hosts for address in addresses(host)}
-    if not there & ours and len(settings.server_hosts) == 1:
-        return Finding(what, (f"it points to {', '.join(sorted(there))}, and the server is {', '.join(sorted(ours))}",))
-    return Finding(what, right=", ".join(sorted(there)))
+    wrong = []
+    for six in (False, True):
+        points, is_at = ({address for address in known if (":" in address) == six} for known in (there, ours))
+        if points and is_at and not points & is_at and len(settings.server_hosts) == 1:
+            wrong.append(f"it points to {', '.join(sorted(points))}, and the server is {', '.join(sorted(is_at))}")
+    return Finding(what, tuple(wrong), ", ".join(sorted(there)))
 
 
 def addresses(host: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What a stack's file may say, read once and checked as a whole (Pulumi.yaml describes each setting)."""
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from hosting.server import listen_stream
-from hosting.ssh import Access
+from hosting.ssh import NO_HOST, Access, check_known_host, is_host, parse_jump
 from provider.canonical import number
 from provider.settings import collect_settings
 
@@ -74,10 +75,41 @@ def project_file(value: str) -> str:
     return value
 
 
-def host_key(value: str) -> str:
-    """Return `value` when it is a line of known_hosts."""
-    if len(value.split()) < 3:  # noqa: PLR2004 - host, kind, key
-        raise ValueError("it is no line as `ssh-keyscan` prints it: HOST KIND KEY")
+def server_host(value: str) -> str:
+    """Return `value` when it can be a server."""
+    if not is_host(value):
+        raise ValueError(f"`{value}` {NO_HOST}")
+    return value
+
+
+def host_keys(value: object) -> list[str]:
+    """Return the lines of known_hosts in `value`, with commas or line ends between them.
+
+    A comma may also stand inside a line, between the names of one host; and `ssh-keyscan` prints comments.
+    """
+    lines = [line for line in str(value or "").splitlines() if not line.lstrip().startswith("#")]
+    found, names = [], ""
+    for part in several(",".join(lines)):
+        whole = f"{names}{part}"
+        names = f"{whole}," if len(whole.split()) <= whole.startswith("@") + 1 else ""
+        if not names:
+            found.append(whole)
+    return [*found, *filter(None, [names.rstrip(",")])]
+
+
+def jump_host(value: str) -> str:
+    """Return `value` when it is none, or a jump host."""
+    if value:
+        parse_jump(value)
+    return value
+
+
+def ip_address(value: str) -> str:
+    """Return `value` when it is an address that a machine can listen on."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError(f"`{value}` is no IP address such as 127.0.0.1 or ::1") from None
     return value
 
 
@@ -93,6 +125,8 @@ Address = Annotated[str, AfterValidator(address)]
 Words = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(several)]
 Numbers = Annotated[Words, AfterValidator(distinct_numbers)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(several)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(server_host)], ...], BeforeValidator(several)]
+HostKeys = Annotated[tuple[Annotated[str, AfterValidator(check_known_host)], ...], BeforeValidator(host_keys)]
 Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProjectFile = Annotated[str, AfterValidator(project_file)]
@@ -129,20 +163,20 @@ class StackSettings(BaseModel):
     operator: Addresses
     heartbeat_url: Secret
     postback_token_version: Annotated[int, Field(ge=1)]
-    server_hosts: Words
+    server_hosts: Hosts
     server_user: str
     server_port: Port
-    server_host_keys: Annotated[tuple[Annotated[str, AfterValidator(host_key)], ...], BeforeValidator(several)]
+    server_host_keys: HostKeys
     server_key_file: str
     server_key: Secret
-    server_jump: str
+    server_jump: Annotated[str, AfterValidator(jump_host)]
     server_python: str
     domain: str
     tls: Literal["acme", "files", "none"]
     tls_certificate: str
     tls_key: str
     acme_directory: str
-    listen_on: str
+    listen_on: Annotated[str, AfterValidator(ip_address)]
     public_url: Annotated[str, AfterValidator(public_url)]
     database_url: Secret
     offline: bool

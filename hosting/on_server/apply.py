@@ -31,6 +31,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
         FailedError: it would not become healthy; what was in force before is in force again, or nothing if that was so.
     """
     clean_up_preflight(places)
+    write(places.run, str(request["run"]))
     changes = differences(request, places)
     if not changes:
         return {"changed": []}
@@ -307,7 +308,7 @@ def uninstall(places: Places) -> None:
         discard(unit.with_name(f"{unit.name}.d"))
         discard(unit)
     systemd.reload()
-    for part in (places.credentials, places.before, places.applied, places.home):
+    for part in (places.credentials, places.before, places.applied, places.run, places.home):
         discard(part)
     for shared in (places.credentials.parent, places.home.parent):
         with contextlib.suppress(OSError):  # another environment is there

@@ -13,6 +13,8 @@ from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
 OLDEST_SYSTEMD = 249
+WITHOUT_CADDY = "22.04"
+CADDYS_OWN = "install it from Caddy's own archive (https://caddyserver.com/docs/install#debian-ubuntu-raspbian)"
 ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
 ROOM_FOR_THE_OUTBOX = 100  # MB
 
@@ -29,7 +31,7 @@ def system() -> Iterator[str]:
     """Root, the distribution, systemd."""
     if os.geteuid():
         yield "root is needed: log in as root, or as a user who may use sudo without a password"
-    release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', read(Path("/etc/os-release")) or "", re.MULTILINE))
+    release = os_release()
     kind, number = release.get("ID", ""), release.get("VERSION_ID", "")
     if kind not in OLDEST or (number and float(number) < OLDEST[kind]):  # Debian's testing has no number
         yield f"Debian 12 or Ubuntu 22.04, or newer, is needed, and it is {release.get('PRETTY_NAME', 'unknown')}"
@@ -39,6 +41,11 @@ def system() -> Iterator[str]:
         number = run("systemctl", "--version").split()[1]
         if int(re.sub(r"\D.*", "", number)) < OLDEST_SYSTEMD:
             yield f"systemd {OLDEST_SYSTEMD} or newer is needed, and it is {number}"
+
+
+def os_release() -> dict[str, str]:
+    """Return what the distribution says of itself."""
+    return dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', read(Path("/etc/os-release")) or "", re.MULTILINE))
 
 
 def room(request: dict[str, Any], places: Places) -> Iterator[str]:
@@ -55,10 +62,11 @@ def room(request: dict[str, Any], places: Places) -> Iterator[str]:
 
 def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
     """The ports, which must be free or ours already."""
-    ours = {f"ListenStream={request['listen']}"} & set((read(places.socket) or "").splitlines())
+    public = int(str(request["listen"]).rpartition(":")[2])
+    ours = re.search(rf"^ListenStream=(.*:)?{public}$", read(places.socket) or "", re.MULTILINE)  # on any address
     wanted: dict[int, tuple[str, set[str]]] = {}
     if not (ours and systemd.active(f"{places.unit}.socket")):
-        wanted[int(str(request["listen"]).rpartition(":")[2])] = ("takes postbacks", set())
+        wanted[public] = ("takes postbacks", set())
     if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
         wanted[int(request["admin_port"])] = ("is the admin port", set())
     if request["site"]:
@@ -110,12 +118,15 @@ def caddy(request: dict[str, Any]) -> Iterator[str]:
     """Caddy, where it is to get the certificate."""
     if not request["site"]:
         return
+    advice = "install it with `sudo apt install caddy`"
+    if os_release().get("VERSION_ID") == WITHOUT_CADDY:
+        advice = f"Ubuntu {WITHOUT_CADDY} has none, so {CADDYS_OWN}, or choose another tls"
     try:
         run("caddy", "version")
         if systemd.show("caddy.service", "LoadState").get("LoadState") != "loaded":
-            yield "tls `acme` needs Caddy as a service of systemd: install it with `sudo apt install caddy`"
+            yield f"tls `acme` needs Caddy as a service of systemd: {advice}"
     except FailedError:
-        yield "tls `acme` needs Caddy on the server: install it with `sudo apt install caddy`"
+        yield f"tls `acme` needs Caddy on the server: {advice}"
 
 
 def facts() -> dict[str, Any]:

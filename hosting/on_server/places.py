@@ -14,7 +14,11 @@ PREFLIGHT = "-preflight"
 
 
 class FailedError(Exception):
-    """It can't be done; the message says what happened and holds no secret."""
+    """It can't be done; the message says what happened and holds no secret. `said` is all that a command said."""
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Places:
     def lock(self) -> Path:
         """What a deployment holds."""
         return Path("/run") / f"{self.unit}.lock"  # where nobody but root can make a file
+
+    @property
+    def run(self) -> Path:
+        """Which `pulumi up` was here last, by whatever name of this server."""
+        return Path("/run") / f"{self.unit}.run"
 
     @property
     def home(self) -> Path:
@@ -132,7 +141,7 @@ def run(*command: str, seconds: float = 60, environment: Mapping[str, str] | Non
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line]
         words = next((line for line in reversed(said) if "rror" in line), (said or ["it said nothing"])[-1])
-        raise FailedError(f"`{' '.join(command[:4])}` failed: {words}")
+        raise FailedError(f"`{' '.join(command[:4])}` failed: {words}", done.stderr)
     return done.stdout
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from hosting.on_server.places import FailedError, Places, discard, run, say, write
 
 KEPT = 3
+ALONG = (
+    "Let pip on the server reach one that has it (/etc/pip.conf there), or set `offline` to true: it is sent along then"
+)
 NEVER_LOADED = r"/(phonenumbers/\w*data|pygments/(lexers|styles)|sqlalchemy/(testing|dialects/(mssql|mysql|oracle)))/"
 
 
@@ -52,19 +56,36 @@ def fill(folder: Path, request: dict[str, Any], places: Places) -> None:
     if twin:
         shutil.copytree(twin / "lib", folder / "lib", symlinks=True, dirs_exist_ok=True, copy_function=link)
     write(folder / "requirements.txt", own if twin else wanted)
-    words = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile", "--no-input"]
+    words = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile", "--no-input", "--no-cache-dir"]
     words += ["--disable-pip-version-check", "--no-warn-script-location", "--find-links", str(places.wheels)]
     environment = {"PIP_ROOT_USER_ACTION": "ignore"}
-    if request["offline"] or twin:
+    along = request["offline"] or twin
+    if along:
         words.append("--no-index")
         environment |= {"PIP_CONFIG_FILE": "/dev/null"}
     python = str(folder / "bin" / "python")
     command = [python, f"{pip}/pip", "install", *words, "-r", str(folder / "requirements.txt")]
-    run(*command, seconds=300, environment=environment)
+    try:
+        run(*command, seconds=300, environment=environment)
+    except FailedError as error:
+        raise error if along else FailedError(f"{trouble(error)} {ALONG}") from None
     # The service can't write beside its code, so what Python would keep there is made now; but not for what it loads
     # never or hardly, such as the tables of every country's numbers, which would be most of the work.
     code = (folder / "lib").glob("python*/site-packages/forwarder") if twin else [folder / "lib"]
     run(python, "-m", "compileall", "-q", "-j", "0", "-x", NEVER_LOADED, *map(str, code), seconds=120)
+
+
+def trouble(error: FailedError) -> str:
+    """Return what is the matter with the server's package index, from what pip said."""
+    changed = re.search(r"DO NOT MATCH THE HASHES(?s:.*?)^\s+(\S+==\S+) from ", error.said, re.MULTILINE)
+    if changed:
+        return f"the package index has another {changed[1]} than the one that is pinned: somebody may have changed it."
+    if "Retrying (" in error.said:
+        reason = re.search(r"\[Errno -?\d+\] ([^\"')]+)|(timed out|certificate verify failed: [^(']+)", error.said)
+        words = (reason[1] or reason[2]).strip() if reason else "the connection broke"
+        return f"the package index can't be asked ({words})."
+    lacking = re.search(r"No matching distribution found for (\S+)", error.said)
+    return f"the package index has no {lacking[1]} for this server." if lacking else f"{error}."
 
 
 def split(requirements: str) -> tuple[str, str]:

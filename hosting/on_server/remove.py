@@ -8,13 +8,19 @@ from typing import Any
 
 from hosting.on_server import caddy, systemd
 from hosting.on_server.apply import clean_up_preflight, give_to_its_owner, state_folders, uninstall
-from hosting.on_server.places import FailedError, Places, discard, say
+from hosting.on_server.places import FailedError, Places, discard, read, say
 
 POLL = 0.1  # seconds
 
 
 def remove(request: dict[str, Any], places: Places) -> dict[str, Any]:
-    """Drain, stop and uninstall; return what is left in the outbox and where it is kept (or None)."""
+    """Drain, stop and uninstall; return what is left in the outbox and where it is kept (or None).
+
+    Nothing is done in the run in which it was brought up here: this server has another name now.
+    """
+    if request["unless"] and read(places.run) == request["unless"]:
+        say(doing="is still listed, by another name")
+        return {"left": {}, "kept": None}
     clean_up_preflight(places)
     if systemd.active(f"{places.unit}.service"):
         say(doing="letting the outbox drain")

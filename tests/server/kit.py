@@ -75,6 +75,13 @@ def differing(seen: Properties, declaration: Properties) -> dict[str, Any]:
     return {name: there[name] for name in wanted if there[name] != wanted[name]}
 
 
+def ip6_of(machine: Machine) -> str:
+    """Return the IPv6 address of a machine, without which a test can't be."""
+    if machine.ip6 not in machine.run("ip -6 address show dev eth0"):
+        pytest.skip("this machine has no IPv6")
+    return machine.ip6
+
+
 class Load:
     """Posts texts without a pause, every second thread on new connections, the others on one that is kept alive."""
 

@@ -66,6 +66,7 @@ class Machine:
 
     Attributes:
         ip: its address.
+        ip6: another one.
         gateway: this side's address, as it sees it.
         root: its files, as this side sees them.
     """
@@ -74,6 +75,7 @@ class Machine:
         self.name = f"p{os.getpid()}-{label}"
         self.suite = suite
         self.ip = self.call("up").splitlines()[-1]
+        self.ip6 = f"fd77:{self.ip.split('.')[2]}::2"
         self.gateway = self.ip.rpartition(".")[0] + ".1"
         self.root = Path(self.call("root"))
         self.key = self.call("key")

@@ -19,7 +19,9 @@ from sandbox.server import Sandbox
 from tests.journey.checkout import ROOT, Checkout
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
+from tests.server.kit import ip6_of
 from tests.server.machine import Machine, eventually
+from tests.server.test_refusals import OTHER_KEY
 
 PASSWORD = "sandbox-password"
 
@@ -199,7 +201,7 @@ def tokens(stack: Stack) -> set[str]:
 def test_the_settings_are_proven_before_the_first_up(stack: Stack, machine: Machine, callfire: CallFire) -> None:
     """Everything that is wrong is told at once, and no secret with it; when all is well, what was found."""
     host_keys = ",".join(machine.known_hosts)
-    wrong = {"smtpPort": "1", "serverHostKeys": host_keys.replace("AAAA", "AAAB"), "callfire:password": "wrong"}
+    wrong = {"smtpPort": "1", "serverHostKeys": f"{machine.ip} {OTHER_KEY}", "callfire:password": "wrong"}
     for name, value in wrong.items():
         stack.pulumi("config", "set", *(["--secret"] if "password" in name else []), name, value)
     said = stack.check(1)
@@ -225,6 +227,7 @@ def test_from_an_empty_server_to_mails(stack: Stack, machine: Machine, callfire:
     """One `up`: it says what it does, and a text becomes a mail; the token is shown nowhere."""
     printed = stack.up()
     assert f"production on {machine.ip}: installing release" in printed
+    assert f"ok     server {machine.ip}: Python 3." in stack.check(0)  # its ports are in use, by itself
     assert f"ssh -N -L 8711:127.0.0.1:8711 deploy@{machine.ip}" in stack.pulumi("stack", "output", "status")
     callfire.arrives("Hello, World!")
     [token] = tokens(stack)
@@ -239,6 +242,57 @@ def test_a_second_up_changes_nothing(stack: Stack, callfire: CallFire) -> None:
     stack.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
     [token] = tokens(stack)
     assert token not in stack.exported()
+
+
+def test_the_key_as_a_secret_and_the_host_keys_as_they_are_printed(stack: Stack, machine: Machine) -> None:
+    """As in CI: the private key, which is shown nowhere, typed into the stack; what `ssh-keyscan` prints, whole."""
+    key = Path(machine.key).read_text()
+    hidden = [line for line in key.splitlines() if not line.startswith("-")]
+    scanned = subprocess.run(["ssh-keyscan", machine.ip], stdout=-1, stderr=subprocess.STDOUT, text=True, check=True)
+    assert "serverKey" in stack.pulumi("config", "set", "serverKey", typed=key) + stack.check(1)  # in plain text
+    stack.pulumi("config", "rm", "serverKeyFile")
+    stack.pulumi("config", "set", "--secret", "serverKey", typed=key)
+    stack.pulumi("config", "set", "serverHostKeys", typed=scanned.stdout)
+    pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
+    said = stack.check(0) + stack.pulumi("preview", "--diff") + stack.up("--diff") + stack.exported()
+    stack.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    said += stack.exported() + stack.pulumi("preview", "--diff") + stack.up("--expect-no-changes")
+    logged = subprocess.run(
+        ["pulumi", "refresh", "--yes", "--skip-preview", "--logtostderr", "-v=3", "--non-interactive"],
+        cwd=stack.checkout.folder,
+        env=stack.environment | {"PULUMI_STACK": stack.name},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said += logged.stdout + logged.stderr + stack.file.read_text()
+    assert sum(line in said for line in hidden) == 0
+    assert machine.run("systemctl show -P MainPID callfire-mail-production.service") == pid
+    journal = machine.run("journalctl --no-pager; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert sum(line in journal for line in hidden) == 0
+
+
+def test_the_server_by_its_ipv6_address(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """The same server under another address: it stays, CallFire posts there, and the tunnel's command is ssh's own."""
+    ip6 = ip6_of(machine)
+    scanned = subprocess.run(["ssh-keyscan", machine.ip, ip6], capture_output=True, text=True, check=True).stdout
+    told = {"serverHosts": ip6, "serverHostKeys": scanned, "listenOn": "::", "publicUrl": f"http://[{ip6}]:8710"}
+    for name, value in told.items():
+        stack.pulumi("config", "set", name, typed=value)
+    assert f"production on {machine.ip}: is still listed, by another name" in stack.up()
+    [subscription] = callfire.ask("/control/subscriptions")["subscriptions"]
+    assert subscription["endpoint"].startswith(f"http://[{ip6}]:8710/postback/")
+    callfire.arrives("over IPv6")
+    [tunnel] = json.loads(stack.pulumi("stack", "output", "--json", "status"))
+    program, *words = shlex.split(tunnel)
+    options = ["-i", machine.key, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
+    options += ["-o", f"UserKnownHostsFile={machine.root.parent / 'known_hosts'}"]
+    tried = [program, *options, *[word for word in words if word != "-N"], "true"]
+    subprocess.run(tried, capture_output=True, text=True, check=True)
+    for name, value in settings(machine, callfire).items():
+        stack.pulumi("config", "set", name, str(value))
+    stack.up()
+    callfire.arrives("over IPv4 again")
 
 
 def test_drift_shows_as_a_readable_difference(stack: Stack, machine: Machine, callfire: CallFire) -> None:

@@ -146,6 +146,19 @@ def test_what_tls_needs(machine: Machine, sink: MailSink) -> None:
     assert "needs Caddy on the server: install it with `sudo apt install caddy`" in refused(acme)
 
 
+def test_caddy_where_the_archive_has_none(machine: Machine, sink: MailSink) -> None:
+    """On Ubuntu 22.04 the usual command would not help: Caddy's own archive is named."""
+    acme = declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="127.0.0.1:8710")
+    says = 'ID=ubuntu\\nVERSION_ID=\\"22.04\\"\\nPRETTY_NAME=\\"Ubuntu 22.04.5 LTS\\"\\n'
+    machine.run(f"printf '{says}' > /run/os-release && mount --bind /run/os-release /etc/os-release")
+    try:
+        said = refused(acme)
+    finally:
+        machine.run("umount /etc/os-release; rm /run/os-release")
+    assert "Ubuntu 22.04 has none, so install it from Caddy's own archive (https://caddyserver.com/docs/install" in said
+    assert "apt install" not in said
+
+
 def test_settings_that_the_forwarder_refuses(machine: Machine, sink: MailSink) -> None:
     """The first installation is tried, refused with its own words, and taken back."""
     said = refused(declared(machine, sink=sink, settings={"FORWARDER_MAIL_FROM": "nobody"}))

@@ -134,3 +134,57 @@ def test_numbers_are_numbers_and_none_stands_there_twice() -> None:
         "numbers: `67076:JOIN` is the number `67076:JOIN` again: leave one of them out",
     ]
     assert load(GOOD | {"numbers": "67076, hello, 67076:JOIN"}).numbers == ("67076", "hello", "67076:JOIN")
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
+
+
+def server(**given: Any) -> dict[str, Any]:
+    """Return settings of hosting `server`, with these."""
+    return GOOD | {"hosting": "server", "serverHosts": "a.example.com", "domain": "texts.example.com"} | given
+
+
+def test_host_keys_are_taken_as_they_are_printed() -> None:
+    """With commas or line ends between the lines, commas between the names of one host, comments, and markers."""
+    lines = [f"a.example.com,192.0.2.1 {KEY}", f"[2001:db8::1]:2222 {KEY} root@b"]
+    lines.append(f"@cert-authority *.example.com,192.0.2.* {KEY}")
+    for between in (",", ", ", "\n", "\r\n", "\n# a.example.com:22 SSH-2.0-OpenSSH_9.2p1 Debian-2, as it says\n"):
+        told = load(server(serverHostKeys=between.join(lines)))
+        assert told.access().known_hosts == tuple(lines), repr(between)
+
+
+def test_what_is_no_host_key_is_refused() -> None:
+    """A fingerprint, half a line, a key that was cut: each by itself."""
+    cut, fingerprint = f"b {KEY[:-9]}", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+    said = "is no line as `ssh-keyscan` prints it: HOST KIND KEY"
+    assert mistakes(server(serverHostKeys=f"c {KEY},{cut},d ssh-ed25519\n|1|x {KEY},{fingerprint}")) == [
+        f"serverHostKeys.1: `{cut}` {said}",
+        f"serverHostKeys.2: `d ssh-ed25519` {said}",
+        f"serverHostKeys.3: `|1|x {KEY}` {said}",
+        f"serverHostKeys.4: `{fingerprint}` {said}",
+    ]
+
+
+def test_addresses_of_both_families_are_servers() -> None:
+    """Names and addresses; an IPv6 address stands in brackets only where a port follows."""
+    hosts = "a.example.com, 192.0.2.1, 2001:db8::1"
+    given = server(serverHosts=hosts, serverJump="me@[2001:db8::2]:2222", listenOn="::1", tls="none", databaseUrl="x")
+    told = load(given, ("databaseUrl",))
+    assert told.server_hosts == ("a.example.com", "192.0.2.1", "2001:db8::1")
+    assert told.listen() == "[::1]:8710"
+    for jump in ("jump", "jump:22", "me@jump", "me@192.0.2.1:22", "[::1]", "me@[::1]:22"):
+        assert load(server(serverJump=jump)).access().jump == jump
+
+
+def test_addresses_that_are_none_are_refused() -> None:
+    """Together, and each with what would be right."""
+    given = server(serverHosts="[::1], a b", listenOn="localhost", databaseUrl="x", tls="none")
+    no_host = "is no host name, and no address (an IPv6 one stands without brackets)"
+    jump = "is no jump host: USER@HOST:PORT, and an IPv6 address as USER@[ADDRESS]:PORT"
+    for wrong in ("me@", "me@::1", "jump:ssh", "jump:70000", "a,b", "ssh://jump"):
+        assert mistakes(given | {"serverJump": wrong}, ("databaseUrl",)) == [
+            f"serverHosts.0: `[::1]` {no_host}",
+            f"serverHosts.1: `a b` {no_host}",
+            f"serverJump: `{wrong}` {jump}",
+            "listenOn: `localhost` is no IP address such as 127.0.0.1 or ::1",
+        ]
