@@ -253,6 +253,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     admin_port: int,
     certificate: Sequence[str],
     caddy: bool,
+    reach: Sequence[tuple[str, str, int]],
 ) -> tuple[Properties, list[str]]:
     """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
 
@@ -268,6 +269,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "admin_port": admin_port,
         "certificate": list(certificate),
         "site": "wanted" if caddy else "",
+        "reach": reach,
         "settings": {},
         "secrets": {},
         "nonce": "",

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ OLDEST = {"debian": 12.0, "ubuntu": 22.04}
 OLDEST_SYSTEMD = 249
 ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
 ROOM_FOR_THE_OUTBOX = 100  # MB
+ANSWERS_WITHIN = 10.0  # seconds
 
 
 def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
     found = [*system(), *room(request, places)]
     if not found:
-        found = [*ports(request, places), *certificate(request), *caddy(request)]
+        found = [*ports(request, places), *certificate(request), *caddy(request), *reach(request)]
     return found
 
 
@@ -117,6 +119,18 @@ def caddy(request: dict[str, Any]) -> Iterator[str]:
             yield "tls `acme` needs Caddy as a service of systemd: install it with `sudo apt install caddy`"
     except FailedError:
         yield "tls `acme` needs Caddy on the server: install it with `sudo apt install caddy`"
+
+
+def reach(request: dict[str, Any]) -> Iterator[str]:
+    """Who the forwarder will connect to; nobody asks it of an upgrade, which must not wait for them."""
+    for purpose, host, port in request.get("reach", []):
+        try:
+            socket.create_connection((host, port), timeout=ANSWERS_WITHIN).close()
+        except OSError as error:
+            yield (
+                f"the {purpose} {host}:{port} does not answer there ({error.strerror or error}): check the address, and"
+                " that neither a firewall nor the server's provider blocks the way"
+            )
 
 
 def facts() -> dict[str, Any]:

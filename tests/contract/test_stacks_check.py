@@ -28,7 +28,7 @@ def found(sandbox: Sandbox) -> Callable[..., list[str]]:
         config |= {f"callfire-mail:{name}": value for name, value in given.items()}
         account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
         config |= {f"callfire:{name}": value for name, value in account.items()}
-        return [str(finding) for finding in asyncio.run(check(config, {"callfire:password"}))]
+        return [str(finding) for finding in asyncio.run(check("test", config, {"callfire:password"}))]
 
     return find
 

@@ -23,7 +23,7 @@ class Terminal:
         self._process, self._keyboard = pty.fork()
         if not self._process:
             os.chdir(folder)
-            os.execvpe(words[0], list(words), dict(environment))
+            os.execvpe(words[0], list(words), dict(environment))  # noqa: S606 - our own words
 
     def __enter__(self) -> Self:
         return self

@@ -67,9 +67,7 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
 
 
 @pytest.mark.timeout(300)
-def test_a_new_project_is_a_valid_stack(
-    checkout: Checkout, pulumi_cli: Path, tmp_path: Path, sandbox: Sandbox
-) -> None:
+def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tmp_path: Path, sandbox: Sandbox) -> None:
     """`pulumi new` in a terminal: what it asks, what a wrong answer leads to, and a stack that can be put up."""
     folder = tmp_path / "texts"
     folder.mkdir()

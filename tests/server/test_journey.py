@@ -227,6 +227,7 @@ def test_from_an_empty_server_to_mails(stack: Stack, machine: Machine, callfire:
     assert f"production on {machine.ip}: installing release" in printed
     assert f"ssh -N -L 8711:127.0.0.1:8711 deploy@{machine.ip}" in stack.pulumi("stack", "output", "status")
     callfire.arrives("Hello, World!")
+    assert f"ok     server {machine.ip}: Python 3." in stack.check(0)  # these ports are its own
     [token] = tokens(stack)
     assert token not in printed + stack.exported()
 
