@@ -39,28 +39,31 @@ class NoConfigError(Exception):
 
 
 def read_config(stack: str | None) -> tuple[str, dict[str, str], set[str]]:
-    """Return a stack's name, its configuration in plain text with the defaults of Pulumi.yaml, and which are secrets.
+    """Return a stack's name, its configuration in plain text, with the defaults of Pulumi.yaml, and the secrets in it.
 
     Raises:
         NoConfigError: there is no such stack, or its passphrase is missing.
     """
-    values = json.loads(ask_pulumi("config", "--json", "--show-secrets", *(["--stack", stack] if stack else [])))
-    name = stack or ask_pulumi("stack", "--show-name").strip()
+    chosen = ["--non-interactive", *(["--stack", stack] if stack else [])]
+    values = json.loads(pulumi_cli("config", "--json", "--show-secrets", *chosen))
+    name = (
+        pulumi_cli("stack", "--show-name", *chosen).strip().rpartition("/")[2]
+    )  # a backend's may begin with its owner
     return (
-        name.rpartition("/")[2],  # what stands before is whose it is
+        name,
         {key: str(found.get("value", "")) for key, found in values.items()},
         {key for key, found in values.items() if found.get("secret")},
     )
 
 
-def ask_pulumi(*words: str) -> str:
-    """Return what the CLI prints.
+def pulumi_cli(*words: str) -> str:
+    """Return what the Pulumi CLI prints.
 
     Raises:
-        NoConfigError: it is not there, or it fails.
+        NoConfigError: it refuses, or is not there.
     """
-    command = ["pulumi", "--non-interactive", *words]
     try:
+        command = ["pulumi", *words]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     except FileNotFoundError:
         raise NoConfigError(
@@ -68,7 +71,8 @@ def ask_pulumi(*words: str) -> str:
             '  export PATH="$(.venv/bin/python tools/pulumi_cli.py path):$PATH"'
         ) from None
     if done.returncode:
-        raise NoConfigError((done.stderr or done.stdout).strip().removeprefix("error: ") or f"`{words[0]}` failed")
+        said = (done.stderr or done.stdout).strip().removeprefix("error: ")
+        raise NoConfigError(said or f"`pulumi {words[0]}` failed")
     return done.stdout
 
 
@@ -85,7 +89,7 @@ async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
     if settings.hosting != "external":
         found += await asyncio.to_thread(forwarder, settings, config)
     if settings.hosting == "server":
-        found += await asyncio.gather(*(server(host, stack, settings, config) for host in settings.server_hosts))
+        found += await asyncio.gather(*(server(stack, host, settings, config) for host in settings.server_hosts))
         found += await look_from_outside(PublicAddress.of(settings))
     return found
 
@@ -169,7 +173,7 @@ def answers_here(host: str, port: int) -> bool:
     return True
 
 
-async def server(host: str, stack: str, settings: StackSettings, config: Config) -> Finding:
+async def server(stack: str, host: str, settings: StackSettings, config: Config) -> Finding:
     """Log in to a server and ask it for what it lacks."""
     access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
     try:
