@@ -171,6 +171,11 @@ class StackSettings(BaseModel):
             )
         return settings
 
+    @property
+    def trigger_event(self) -> str | None:
+        """What CallFire is to post: API 1.0 knows no choice and posts every event; the forwarder ignores the others."""
+        return None if pulumi.Config("callfire").get("apiVersion") == "1.0" else "INBOUND_TEXT_FINISHED"
+
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""
         told = {

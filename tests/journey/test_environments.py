@@ -60,6 +60,8 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
     shown = pulumi("preview", "--diff", "--non-interactive")
     assert f"+ {subscriptions + 3} to create" in shown  # the stack itself, a token, the forwarder
     assert shown.count("callfire:Subscription: (create)") == subscriptions
+    pulumi("config", "set", "callfire:apiVersion", "1.0")  # where a subscription has no trigger event
+    assert f"+ {subscriptions + 3} to create" in pulumi("preview", "--non-interactive")
     kept = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
     for value in secrets.values():
         assert value not in shown

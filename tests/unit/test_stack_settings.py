@@ -57,6 +57,13 @@ def test_the_forwarder_is_told_its_settings() -> None:
     assert "FORWARDER_SMTP_USERNAME" not in told
 
 
+def test_the_trigger_event_is_left_to_an_api_that_knows_none() -> None:
+    """API 1.0 posts every kind of event, and refuses a subscription that names one."""
+    assert load(GOOD).trigger_event == "INBOUND_TEXT_FINISHED"
+    assert load(GOOD, apiVersion="1.0").trigger_event is None
+    assert mistakes(GOOD, apiVersion="1") == ["callfire:apiVersion is '1', but must be 1.1 or 1.0; in a file, in quotes"]
+
+
 def test_every_mistake_is_named_at_once() -> None:
     """One error lists all that is wrong, each by the name it has in the file."""
     with pytest.raises(pulumi.RunError) as raised:
