@@ -444,7 +444,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         purge: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        contents = {f"{CONTENT}{name}": path.read_text() for name, path in (files or {}).items()}
+        contents = {f"{CONTENT}{name}": path.read_text("utf-8") for name, path in (files or {}).items()}
         secrets = {**secrets, **contents}
         props: Properties = {
             "name": service,

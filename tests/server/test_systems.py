@@ -91,7 +91,7 @@ def test_contacts_are_sent_along(servers: Servers) -> None:
         assert http(url, text_postback(2), {"Content-Type": "text/xml"}).status == 200
         assert "Ann Müller" in sender(sink.wait_for(2)[1].content)
         broken = declared(machine, sink=sink, secrets={"file.FORWARDER_CONTACTS": "no number,Nobody\n"})
-        with pytest.raises(ServerError, match="was refused before it took over(?s:.*)no number"):
+        with pytest.raises(ServerError, match=r"was refused before it took over(?s:.*)no number"):
             provider.update("id", outputs, broken)
         assert http(url, text_postback(3), {"Content-Type": "text/xml"}).status == 200
         assert "Ann Müller" in sender(sink.wait_for(3)[2].content)
