@@ -86,10 +86,13 @@ async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
         rest = [Finding(what, untried="the settings first") for what in looked_at(config)]
         return [Finding("settings", wrong), await asyncio.to_thread(callfire, config), *rest]
     found = [Finding("settings", right=f"hosting {settings.hosting}"), await asyncio.to_thread(callfire, config)]
+    hosts = settings.server_hosts if settings.hosting == "server" else ()
+    servers = await asyncio.gather(*(server(stack, host, settings, config) for host in hosts))
     if settings.hosting != "external":
-        found += await asyncio.to_thread(forwarder, settings, config)
+        asked = any(answered for answered, _ in servers)
+        found += await asyncio.to_thread(forwarder, settings, config, asked=asked)
     if settings.hosting == "server":
-        found += await asyncio.gather(*(server(stack, host, settings, config) for host in settings.server_hosts))
+        found += [finding for _, finding in servers]
         found += await look_from_outside(PublicAddress.of(settings))
     return found
 
@@ -118,10 +121,10 @@ def callfire(config: Config) -> Finding:
     return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscriptions")
 
 
-def forwarder(settings: StackSettings, config: Config) -> list[Finding]:
+def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[Finding]:
     """Let the forwarder itself look at its settings, log in to the mail server, and open the database.
 
-    On a server it may reach what can't be reached from here: that is not wrong, and the server is asked (`elsewhere`).
+    On a server it may reach what can't be reached from here: that is not wrong if a server was `asked` (`elsewhere`).
     """
     told = settings.forwarder() | {name: str(path) for name, path in settings.forwarder_files().items()}
     told["FORWARDER_TOKENS"] = WITHOUT_TOKEN
@@ -145,7 +148,7 @@ def forwarder(settings: StackSettings, config: Config) -> list[Finding]:
     found = []
     for what in ("mail server", "database") if settings.database_url is not None else ("mail server",):
         wrong = [*said["settings"]["problems"], *said[what]["problems"]]
-        if what in away and not said["settings"]["problems"]:
+        if asked and what in away and not said["settings"]["problems"]:
             found.append(Finding(what, untried="it does not answer on this machine; below, the server tries it"))
         else:
             found.append(Finding(what, tuple(map(in_stack_names, wrong)), said[what]["detail"]))
@@ -173,8 +176,8 @@ def answers_here(host: str, port: int) -> bool:
     return True
 
 
-async def server(stack: str, host: str, settings: StackSettings, config: Config) -> Finding:
-    """Log in to a server and ask it for what it lacks."""
+async def server(stack: str, host: str, settings: StackSettings, config: Config) -> tuple[bool, Finding]:
+    """Log in to a server and ask it for what it lacks; tell first whether it answered."""
     access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
     try:
         facts, lacks = await examine(
@@ -188,5 +191,5 @@ async def server(stack: str, host: str, settings: StackSettings, config: Config)
             reach=elsewhere(settings, config),
         )
     except HostingError as error:
-        return Finding(f"server {host}", (str(error),))
-    return Finding(f"server {host}", tuple(lacks), f"Python {facts['python']}, {facts['machine']}")
+        return False, Finding(f"server {host}", (str(error),))
+    return True, Finding(f"server {host}", tuple(lacks), f"Python {facts['python']}, {facts['machine']}")

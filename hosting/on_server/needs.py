@@ -24,8 +24,8 @@ def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
     found = [*system(), *room(request, places)]
     if not found:
-        found = [*ports(request, places), *certificate(request), *caddy(request), *reach(request)]
-    return found
+        found = [*ports(request, places), *certificate(request), *caddy(request)]
+    return [*found, *reach(request)]
 
 
 def system() -> Iterator[str]:
