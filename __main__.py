@@ -16,7 +16,7 @@ subscriptions = [
     Subscription(
         f"texts-to-{number}" if number else "texts",
         endpoint=forwarder.endpoint,
-        trigger_event="INBOUND_TEXT_FINISHED",
+        trigger_event=settings.trigger_event,
         filter=SubscriptionFilterArgs(to_number=number) if number else None,
     )
     for number in settings.numbers or [None]

@@ -253,6 +253,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     admin_port: int,
     certificate: Sequence[str],
     caddy: bool,
+    reach: Sequence[tuple[str, str, int]],
 ) -> tuple[Properties, list[str]]:
     """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
 
@@ -268,6 +269,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "admin_port": admin_port,
         "certificate": list(certificate),
         "site": "wanted" if caddy else "",
+        "reach": reach,
         "settings": {},
         "secrets": {},
         "nonce": "",
@@ -448,7 +450,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         purge: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        contents = {f"{CONTENT}{name}": path.read_text() for name, path in (files or {}).items()}
+        contents = {f"{CONTENT}{name}": path.read_text("utf-8") for name, path in (files or {}).items()}
         secrets = {**secrets, **contents}
         props: Properties = {
             "name": service,

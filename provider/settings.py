@@ -76,7 +76,7 @@ def collect_settings(lookup: Lookup, environ: Mapping[str, str]) -> tuple[Settin
         url = _parse_url(lookup("callfire:url") or DEFAULT_URL, "callfire:url", problems)
     version = lookup("callfire:apiVersion") or "1.1"
     if version not in VERSIONS:
-        problems.append(f"callfire:apiVersion is {version!r}, but must be 1.1 or 1.0")
+        problems.append(f"callfire:apiVersion is {version!r}, but must be 1.1 or 1.0; in a file, in quotes")
     timeout = _parse_timeout(lookup("callfire:timeout"), problems)
     if problems or not login or not password:
         return None, problems

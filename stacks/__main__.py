@@ -1,6 +1,8 @@
 """`python -m stacks`: what can be asked of a stack without changing anything."""
 
 import asyncio
+import json
+from dataclasses import asdict
 
 import click
 
@@ -14,7 +16,8 @@ def main() -> None:
 
 @main.command("check")
 @click.option("--stack", help="The stack; the selected one if left out.")
-def check_command(stack: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def check_command(stack: str | None, *, as_json: bool) -> None:
     """Prove a stack's settings: CallFire, mail server, servers, DNS name, ports, certificate. Nothing is changed.
 
     The exit status is 0 if nothing is wrong.
@@ -24,9 +27,13 @@ def check_command(stack: str | None) -> None:
     except NoConfigError as error:
         raise click.ClickException(str(error)) from None
     findings = asyncio.run(check(name, config, secrets))
-    for finding in findings:
-        click.echo(finding)
-    if any(finding.wrong for finding in findings):
+    wrong = any(finding.wrong for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not wrong, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        for finding in findings:
+            click.echo(finding)
+    if wrong:
         raise click.exceptions.Exit(1)
 
 

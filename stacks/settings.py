@@ -69,9 +69,17 @@ def distinct_numbers(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def project_file(value: str) -> str:
-    """Return `value` when it names a file that can be read; it is relative to the project."""
-    if value and not (PROJECT / value).is_file():
+    """Return `value` when it names a file of text; it is relative to the project."""
+    if not value:
+        return value
+    if not (PROJECT / value).is_file():
         raise ValueError(f"there is no file {PROJECT / value}")
+    try:
+        (PROJECT / value).read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"{PROJECT / value} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{PROJECT / value} is not UTF-8; save it as that") from None
     return value
 
 
@@ -131,6 +139,7 @@ Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProjectFile = Annotated[str, AfterValidator(project_file)]
 SECRETS = ("endpoint", "smtp_password", "server_key", "database_url", "heartbeat_url")
+MOST_SENT = 1_000_000  # bytes: systemd hands a service no more than 1 MB, secrets and all
 CALLFIRE = ("login", "password", "apiVersion", "url", "timeout")
 NEEDED = {
     "local": ("mailFrom", "smtpHost"),
@@ -204,6 +213,11 @@ class StackSettings(BaseModel):
                 + "\n".join(f"  {mistake}" for mistake in mistakes)
             )
         return settings
+
+    @property
+    def trigger_event(self) -> str | None:
+        """What CallFire is to post: API 1.0 knows no choice and posts every event; the forwarder ignores the others."""
+        return None if pulumi.Config("callfire").get("apiVersion") == "1.0" else "INBOUND_TEXT_FINISHED"
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""
@@ -288,6 +302,10 @@ def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[str]:
         yield "smtpPassword needs smtpUsername"
     if given["smtpPassword"] is not None and given["smtpSecurity"] == "none":
         yield "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
+    if given["hosting"] == "server" and not wrong & {"routes", "contacts"}:
+        files = [PROJECT / given[name] for name in ("routes", "contacts") if given[name]]
+        if sum(file.stat().st_size for file in files) > MOST_SENT:
+            yield f"routes and contacts have more than {MOST_SENT:,} bytes, too much for a server: shorten them"
     if "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
         yield f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}: they must differ"
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ WITHOUT_CADDY = "22.04"
 CADDYS_OWN = "install it from Caddy's own archive (https://caddyserver.com/docs/install#debian-ubuntu-raspbian)"
 ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
 ROOM_FOR_THE_OUTBOX = 100  # MB
+ANSWERS_WITHIN = 10.0  # seconds
 
 
 def lacks(request: dict[str, Any], places: Places) -> list[str]:
@@ -24,7 +26,7 @@ def lacks(request: dict[str, Any], places: Places) -> list[str]:
     found = [*system(), *room(request, places)]
     if not found:
         found = [*ports(request, places), *certificate(request), *caddy(request)]
-    return found
+    return [*found, *reach(request)]
 
 
 def system() -> Iterator[str]:
@@ -127,6 +129,18 @@ def caddy(request: dict[str, Any]) -> Iterator[str]:
             yield f"tls `acme` needs Caddy as a service of systemd: {advice}"
     except FailedError:
         yield f"tls `acme` needs Caddy on the server: {advice}"
+
+
+def reach(request: dict[str, Any]) -> Iterator[str]:
+    """Who the forwarder will connect to; nobody asks it of an upgrade, which must not wait for them."""
+    for purpose, host, port in request.get("reach", []):
+        try:
+            socket.create_connection((host, port), timeout=ANSWERS_WITHIN).close()
+        except OSError as error:
+            yield (
+                f"the {purpose} {host}:{port} does not answer there ({error.strerror or error}): check the address, and"
+                " that neither a firewall nor the server's provider blocks the way"
+            )
 
 
 def facts() -> dict[str, Any]:

@@ -85,22 +85,6 @@ def test_a_refused_port_is_not_called_reachable(
     assert f"ok     port {port}: refused: nobody listens yet, or a firewall rejects it" in said
 
 
-def test_the_domain_is_compared_with_the_server_in_each_family_that_both_have(
-    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who is reached by IPv6 may have a domain with an A record alone; an address of another server is told."""
-    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
-    ssh, port = map(str, free_ports(2))
-    files = {"tls": "files", "tlsCertificate": "/etc/ssl/a.pem", "tlsKey": "/etc/ssl/a.key", "forwarderPort": port}
-    for host, domain, said in (
-        ("::1", "127.0.0.1", "ok     DNS name 127.0.0.1: 127.0.0.1"),
-        ("127.0.0.2", "127.0.0.1", "it points to 127.0.0.1, and the server is 127.0.0.2"),
-        ("::2", "::1", "it points to ::1, and the server is ::2"),
-    ):
-        told = "\n".join(found(SERVER | files | {"serverHosts": host, "domain": domain, "serverPort": ssh}))
-        assert said in told
-
-
 def test_without_the_cli_the_project_s_own_is_named(tmp_path: Path) -> None:
     """The set-up has one: the line that puts it on PATH is told."""
     done = run({"PATH": str(tmp_path)})

@@ -1,6 +1,7 @@
 """The examples for staging and production, as somebody uses them for the first time."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sandbox import Sandbox
 from tests.journey.checkout import Checkout
+from tests.journey.terminal import Terminal
+from tests.server.handbook import commands
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,8 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
     shown = pulumi("preview", "--diff", "--non-interactive")
     assert f"+ {subscriptions + 3} to create" in shown  # the stack itself, a token, the forwarder
     assert shown.count("callfire:Subscription: (create)") == subscriptions
+    pulumi("config", "set", "callfire:apiVersion", "1.0")  # where a subscription has no trigger event
+    assert f"+ {subscriptions + 3} to create" in pulumi("preview", "--non-interactive")
     kept = (checkout.folder / "stacks" / f"Pulumi.{name}.yaml").read_text()
     for value in secrets.values():
         assert value not in shown
@@ -63,52 +69,73 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
 
 
 @pytest.mark.timeout(300)
-def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tmp_path: Path) -> None:
-    """`pulumi new` from this repository writes a project whose one stack previews once its secrets are set."""
+def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tmp_path: Path, sandbox: Sandbox) -> None:
+    """`pulumi new` in a terminal: what it asks, what a wrong answer leads to, and a stack that can be put up."""
     folder = tmp_path / "texts"
+    folder.mkdir()
     environment = os.environ | {
         "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
         "PULUMI_BACKEND_URL": f"file://{tmp_path}",
         "PULUMI_HOME": str(tmp_path / "home"),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "CALLFIRE_URL": sandbox.url,
+        "TERM": "xterm",
     }
-    template = tmp_path / "template"  # what is committed, without a virtual environment
+    environment.pop("PULUMI_CONFIG_PASSPHRASE", None)
+    template = tmp_path / "template"
     checkout.git("worktree", "add", "-q", str(template), "HEAD")
     (template / ".git").unlink()
-    asked = yaml.safe_load((template / "Pulumi.yaml").read_text())["template"]["config"]
+    new, check, _ = (shlex.split(line) for line in commands("A new one", "environments.md"))
+    new[2] = str(template)  # not from GitHub
+    passphrase = "correct horse battery staple"
     answers = {
-        "callfire:login": "login-of-ours",
-        "callfire-mail:numbers": "18186469991,18186469992",
-        "callfire-mail:mailFrom": "texts@example.com",
-        "callfire-mail:mailTo": "office@example.com",
-        "callfire-mail:smtpHost": "smtp.example.com",
-        "callfire-mail:smtpUsername": "",
-        "callfire-mail:hosting": "server",
-        "callfire-mail:serverHosts": "texts.example.com",
-        "callfire-mail:serverUser": "root",
-        "callfire-mail:domain": "texts.example.com",
+        "Project description": "",
+        "Enter your passphrase": passphrase,
+        "Re-enter your passphrase": passphrase,
+        "(callfire:login)": sandbox.login,
+        "(callfire:password)": sandbox.password,
+        "(domain)": "texts.invalid",
+        "(hosting)": "",
+        "(mailFrom)": "texts@example.com",
+        "(mailTo)": "office@example.com",
+        "(numbers)": "18186469991, 1818 what",
+        "(serverHosts)": "texts.invalid",
+        "(serverUser)": "",
+        "(smtpHost)": "smtp.invalid",
+        "(smtpPassword)": "",
+        "(smtpUsername)": "",
     }
-    secret = "callfire:password"
-    assert asked.keys() == answers.keys() | {secret}
-    given = [word for name, value in answers.items() for word in ("--config", f"{name}={value}")]
+    with Terminal(new, folder, environment) as terminal:
+        for question, answer in answers.items():
+            terminal.answer(question, answer)
+        assert terminal.end() == 0, terminal.shown
+    asked = yaml.safe_load((template / "Pulumi.yaml").read_text())["template"]["config"]
+    assert [name.removeprefix("callfire-mail:") for name in asked] == [name.strip("()") for name in list(answers)[3:]]
+    assert shlex.join(check) in terminal.shown
+    written = (folder / "stacks" / f"Pulumi.{new[-1]}.yaml").read_text()
+    config = yaml.safe_load(written)["config"]
+    assert not {"callfire-mail:smtpUsername", "callfire-mail:smtpPassword"} & config.keys()
+    for secret in (sandbox.password, passphrase):
+        assert secret not in terminal.shown + written
 
-    def pulumi(*words: str, typed: str = "") -> str:
+    def run(*words: str, status: int = 0) -> str:
         done = subprocess.run(
-            ["pulumi", *words],
+            words,
             cwd=folder,
-            env=environment,
-            input=typed,
+            env=environment | {"PULUMI_CONFIG_PASSPHRASE": passphrase},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == status, done.stdout
         return done.stdout
 
-    folder.mkdir()
-    pulumi("new", str(template), "--yes", "--force", "--name", "callfire-mail", "--stack", "new", *given)
-    pulumi("config", "set", "--secret", secret, typed="password-of-ours")
-    assert "+ 5 to create" in pulumi("preview", "--non-interactive")
+    assert "numbers: `1818 what` must be a phone number" in run(*check, status=1)
+    run("pulumi", "config", "set", "numbers", "18186469991,18186469992")
+    said = run(*check, status=1)  # this server does not exist
+    assert "ok     settings: hosting server" in said
+    assert f"ok     CallFire: {sandbox.url}, logged in as {sandbox.login}" in said
+    assert "WRONG  server texts.invalid" in said
+    assert "+ 5 to create" in run("pulumi", "preview", "--non-interactive")

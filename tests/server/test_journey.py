@@ -74,6 +74,20 @@ class Stack:
         assert done.returncode == status, done.stdout
         return done.stdout
 
+    def provider(self, *words: str, status: int = 0) -> str:
+        """Return what a command of the provider's prints, on both outputs."""
+        done = subprocess.run(
+            [ROOT / ".venv" / "bin" / "python", "-m", "provider", *words, "--stack", self.name],
+            cwd=self.checkout.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
     def exported(self) -> str:
         return self.pulumi("stack", "export")
 
@@ -230,6 +244,7 @@ def test_from_an_empty_server_to_mails(stack: Stack, machine: Machine, callfire:
     assert f"ok     server {machine.ip}: Python 3." in stack.check(0)  # its ports are in use, by itself
     assert f"ssh -N -L 8711:127.0.0.1:8711 deploy@{machine.ip}" in stack.pulumi("stack", "output", "status")
     callfire.arrives("Hello, World!")
+    assert f"ok     server {machine.ip}: Python 3." in stack.check(0)  # these ports are its own
     [token] = tokens(stack)
     assert token not in printed + stack.exported()
 
@@ -344,7 +359,9 @@ def test_a_token_rotation_loses_no_text(stack: Stack, callfire: CallFire) -> Non
 
 def test_a_second_environment_beside_it(stack: Stack, machine: Machine, callfire: CallFire, tmp_path: Path) -> None:
     """`staging` on the same server and the same account: neither sees a text, a resource or a restart of the other."""
-    other = Stack(stack.checkout, "staging", dict(stack.environment))
+    other = Stack(
+        stack.checkout, "staging", stack.environment | {"PULUMI_CONFIG_PASSPHRASE": "a passphrase of its own"}
+    )
     pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
     told = settings(
         machine,
@@ -363,6 +380,14 @@ def test_a_second_environment_beside_it(stack: Stack, machine: Machine, callfire
     assert callfire.recipients("for production") == ["office@example.com"]
     stack.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
     other.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    ids = {
+        found["filter"]["to_number"]: found["id"] for found in callfire.ask("/control/subscriptions")["subscriptions"]
+    }
+    for one, number, holder in ((stack, "18186469992", "staging"), (other, "18186469991", "production")):
+        assert "2 of them are in a stack already" in one.provider("import", status=1)
+        assert "Nothing would be deleted" in one.provider("sweep", "--unowned", "--foreign")
+        assert f"stays: {holder}: " in one.provider("sweep", ids[number], "--yes")
+    assert len(callfire.ask("/control/subscriptions")["subscriptions"]) == 2
     other.pulumi("destroy", "--yes", "--skip-preview")
     assert pid == machine.run("systemctl show -P MainPID callfire-mail-production.service")
     assert "staging" not in machine.run("ls /etc/systemd/system /etc/callfire-mail /opt/callfire-mail /var/lib/private")

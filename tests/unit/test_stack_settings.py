@@ -57,6 +57,15 @@ def test_the_forwarder_is_told_its_settings() -> None:
     assert "FORWARDER_SMTP_USERNAME" not in told
 
 
+def test_the_trigger_event_is_left_to_an_api_that_knows_none() -> None:
+    """API 1.0 posts every kind of event, and refuses a subscription that names one."""
+    assert load(GOOD).trigger_event == "INBOUND_TEXT_FINISHED"
+    assert load(GOOD, apiVersion="1.0").trigger_event is None
+    assert mistakes(GOOD, apiVersion="1") == [
+        "callfire:apiVersion is '1', but must be 1.1 or 1.0; in a file, in quotes"
+    ]
+
+
 def test_every_mistake_is_named_at_once() -> None:
     """One error lists all that is wrong, each by the name it has in the file."""
     with pytest.raises(pulumi.RunError) as raised:
@@ -124,6 +133,19 @@ def test_what_the_forwarder_would_refuse_is_refused_before() -> None:
     assert mistakes(GOOD | clear, ("smtpPassword",)) == [
         "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
     ]
+
+
+def test_files_are_text_and_fit_on_a_server(tmp_path: Path) -> None:
+    """What could not be sent along, or would not be handed to the service there, is told before."""
+    latin, large = tmp_path / "latin.csv", tmp_path / "large.csv"
+    latin.write_bytes("18185551212,Zoë\n".encode("latin-1"))
+    large.write_text("18185551212,Ann\n" * 70_000)
+    server = {"hosting": "server", "serverHosts": "a.example.com", "domain": "texts.example.com"}
+    assert mistakes(GOOD | {"contacts": str(latin)}) == [f"contacts: {latin} is not UTF-8; save it as that"]
+    assert mistakes(GOOD | server | {"contacts": str(large)}) == [
+        "routes and contacts have more than 1,000,000 bytes, too much for a server: shorten them"
+    ]
+    assert load(GOOD | {"contacts": str(large)}).contacts == str(large)
 
 
 def test_numbers_are_numbers_and_none_stands_there_twice() -> None:
