@@ -7,7 +7,6 @@ time goes: where the server offers PIPELINING the end of one mail and the envelo
 
 import asyncio
 import contextlib
-import os
 import re
 import socket
 import ssl
@@ -19,6 +18,7 @@ from typing import Final, Self, cast
 import aiosmtplib
 
 from forwarder.errors import MailServerUnavailable
+from forwarder.refusals import explain
 
 MAX_REPLY: Final = 32_768
 """Most bytes of an unfinished line; a server that sends more is broken."""
@@ -105,7 +105,8 @@ class SmtpConnection(asyncio.Protocol):
     Each command adds to the number of replies that are owed, so that no reply is taken for that to another mail.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, where: str, timeout: float) -> None:
+        self._where = where
         self._timeout = timeout
         self._transport: asyncio.Transport
         self._buffer = b""
@@ -120,7 +121,7 @@ class SmtpConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, server: MailServer, context: ssl.SSLContext | None) -> Self:
-        """Connect, protect, log in. Raises MailServerUnavailable with the reason."""
+        """Connect, protect, log in. Raises MailServerUnavailable with the reason and what to do about it."""
         client = aiosmtplib.SMTP(
             hostname=server.host,
             port=server.port,
@@ -130,7 +131,7 @@ class SmtpConnection(asyncio.Protocol):
             timeout=server.timeout,
             local_hostname=_own_name(),
         )
-        where = f"{server.host}:{server.port}"
+        where = f"mail server {server.host}:{server.port}"
         try:
             async with asyncio.timeout(server.timeout):
                 await client.connect()
@@ -142,15 +143,14 @@ class SmtpConnection(asyncio.Protocol):
             if client.transport:  # closing TLS politely would wait for the other side's goodbye
                 cast("asyncio.Transport", client.transport).abort()
             client.close()
-            reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
-            raise MailServerUnavailable(f"mail server {where}: {reason}") from error
-        connection = cls(server.timeout)
+            raise MailServerUnavailable(f"{where}: {explain(error, server.timeout)}") from error
+        connection = cls(where, server.timeout)
         transport = cast("asyncio.Transport", client.transport)
         connection._pipelining = client.supports_extension("pipelining")
         connection._transport = transport
         transport.set_protocol(connection)
         if transport.is_closing():
-            raise MailServerUnavailable(f"mail server {where}: the connection was closed")
+            raise MailServerUnavailable(f"{where}: the connection was closed")
         return connection
 
     @property
@@ -329,12 +329,3 @@ def _offer(envelope: Envelope) -> bytes:
 def _own_name() -> str:
     name = socket.gethostname()
     return name if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name) else "[127.0.0.1]"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiosmtplib.SMTPResponseException):
-        return f"{error.code} {error.message}"
-    cause = error.__cause__
-    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
-        return str(cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)).lower()
-    return " ".join(str(error).split()) or type(error).__name__
