@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Self, cast
+from typing import Final, NoReturn, Self, cast
 
 import aiosmtplib
 
@@ -237,13 +237,27 @@ class SmtpConnection(asyncio.Protocol):
     async def answer_to_offer(self, envelope: Envelope) -> Reply | None:
         """None if the server waits for the content, else its refusal; then the next offer may follow, if it is alive.
 
-        A server may hang up on whom it refuses; what it said of the mail counts all the same.
+        A server may hang up on whom it refuses; what it said of the mail counts all the same. Raises
+        MailServerUnavailable if it takes no mail at all for now.
         """
-        self.used = True
-        refusal = await (self._announced() if self._pipelining else self._announce(envelope))
+        first, self.used = not self.used, True
+        answer = await self._reply()
+        if 400 <= answer.code < 500:  # noqa: PLR2004 - RFC 5321, 4.2.1
+            self._put_off(answer, first=first)
+        refusal = await (self._announced(answer) if self._pipelining else self._announce(answer, envelope))
         if refusal:
             await self._tidy_up(b"RSET\r\n")
         return refusal
+
+    def _put_off(self, answer: Reply, *, first: bool) -> NoReturn:
+        """The sender is the same in every mail, so every mail would get this answer: too many of them, or no room.
+
+        A connection that has taken some may only have had its share; whether it is so shows on the next one.
+        """
+        self._fail(str(answer))
+        if first:
+            raise MailServerUnavailable(f"{self._where}: {answer}")
+        raise ConnectionLostError(str(answer))
 
     async def _tidy_up(self, words: bytes) -> None:
         """Say what ends a refused mail, if anybody still listens."""
@@ -251,10 +265,10 @@ class SmtpConnection(asyncio.Protocol):
             self._say(words, 1)
             await self._reply()
 
-    async def _announced(self) -> Reply | None:
-        """The answers to sender, recipient and DATA, which were said at once (RFC 2920, 3.1)."""
-        refusal = None
-        for _ in range(3):
+    async def _announced(self, answer: Reply) -> Reply | None:
+        """The answers to recipient and DATA, which were said at once with the sender (RFC 2920, 3.1)."""
+        refusal = answer if answer.code >= 400 else None  # noqa: PLR2004 - RFC 5321, 4.2.1
+        for _ in range(2):
             try:
                 answer = await self._reply()
             except ConnectionLostError:
@@ -269,9 +283,8 @@ class SmtpConnection(asyncio.Protocol):
             await self._tidy_up(b".\r\n")
         return refusal
 
-    async def _announce(self, envelope: Envelope) -> Reply | None:
-        """The same, one after the other; the sender has been said."""
-        answer = await self._reply()
+    async def _announce(self, answer: Reply, envelope: Envelope) -> Reply | None:
+        """The same, one after the other."""
         for command in (_rcpt_to(envelope), b"DATA\r\n"):
             if answer.code >= 400:  # noqa: PLR2004 - RFC 5321, 4.2.1
                 return answer

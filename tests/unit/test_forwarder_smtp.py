@@ -169,6 +169,27 @@ def test_every_answer_has_its_outcome(answers: list[bytes], pipelining: bool, ou
     assert _replies(*answers, pipelining=pipelining) == outcome
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_sender_that_is_put_off_is_no_matter_of_the_mail(pipelining: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A new connection shows that the server takes nothing for now; one in use may only have had its share."""
+    taken = [b"250 a\r\n", b"250 b\r\n", b"354 go\r\n", b"250 taken\r\n"]
+    put_off = [b"450 too much\r\n", b"503 no\r\n", b"503 no\r\n"]
+
+    async def alone(port: int) -> None:
+        with pytest.raises(MailServerUnavailable, match=rf"mail server 127\.0\.0\.1:{port}: 450 too much"):
+            await _send(await _open(port), _envelope(1))
+
+    async def after_another(port: int) -> None:
+        connection = await _open(port)
+        assert (await _send(connection, _envelope(1))).accepted
+        with pytest.raises(ConnectionLostError, match="450 too much"):
+            await _send(connection, _envelope(2))
+        assert not connection.alive
+
+    asyncio.run(_against(_script(*put_off, pipelining=pipelining), alone))
+    asyncio.run(_against(_script(*taken, *put_off, pipelining=pipelining), after_another))
+
+
 @pytest.mark.parametrize("said", [0, 1, 2, 3])
 def test_a_silent_server_is_given_up(said: int) -> None:
     """Wherever it stops talking, the connection ends; the last word about a mail may take longer."""
