@@ -55,7 +55,7 @@ def _summary(settings: Settings) -> str:
 
 async def _log_in(settings: Settings) -> str:
     server = settings.mail_server
-    await log_in(server, settings.mail_tls, seconds=10.0)
+    await log_in(server, settings.mail_tls)
     how = f"logged in as {server.username}" if server.username else "it takes mail without a log-in"
     return f"{server.host}:{server.port}, {server.security}, {how}"
 

@@ -1,7 +1,7 @@
 """Takes claimed deliveries to the mail server: several connections, one delivery of a conversation at a time.
 
-A refusal concerns one delivery: 5xx is final, 4xx is tried again later and later. A mail server that cannot be reached
-concerns all of them: nothing is used up, everything waits until it is back.
+A refusal concerns one delivery: 5xx is final, 4xx is tried again later and later. A mail server that cannot be reached,
+or takes nothing for now, concerns all of them: nothing is used up, everything waits until it is back.
 """
 
 import asyncio

@@ -7,18 +7,18 @@ time goes: where the server offers PIPELINING the end of one mail and the envelo
 
 import asyncio
 import contextlib
-import os
 import re
 import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Self, cast
+from typing import Final, NoReturn, Self, cast
 
 import aiosmtplib
 
 from forwarder.errors import MailServerUnavailable
+from forwarder.refusals import explain
 
 MAX_REPLY: Final = 32_768
 """Most bytes of an unfinished line; a server that sends more is broken."""
@@ -105,7 +105,8 @@ class SmtpConnection(asyncio.Protocol):
     Each command adds to the number of replies that are owed, so that no reply is taken for that to another mail.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, where: str, timeout: float) -> None:
+        self._where = where
         self._timeout = timeout
         self._transport: asyncio.Transport
         self._buffer = b""
@@ -120,7 +121,7 @@ class SmtpConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, server: MailServer, context: ssl.SSLContext | None) -> Self:
-        """Connect, protect, log in. Raises MailServerUnavailable with the reason."""
+        """Connect, protect, log in. Raises MailServerUnavailable with the reason and what to do about it."""
         client = aiosmtplib.SMTP(
             hostname=server.host,
             port=server.port,
@@ -130,7 +131,7 @@ class SmtpConnection(asyncio.Protocol):
             timeout=server.timeout,
             local_hostname=_own_name(),
         )
-        where = f"{server.host}:{server.port}"
+        where = f"mail server {server.host}:{server.port}"
         try:
             async with asyncio.timeout(server.timeout):
                 await client.connect()
@@ -142,15 +143,14 @@ class SmtpConnection(asyncio.Protocol):
             if client.transport:  # closing TLS politely would wait for the other side's goodbye
                 cast("asyncio.Transport", client.transport).abort()
             client.close()
-            reason = f"no answer within {server.timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
-            raise MailServerUnavailable(f"mail server {where}: {reason}") from error
-        connection = cls(server.timeout)
+            raise MailServerUnavailable(f"{where}: {explain(error, server.timeout)}") from error
+        connection = cls(where, server.timeout)
         transport = cast("asyncio.Transport", client.transport)
         connection._pipelining = client.supports_extension("pipelining")
         connection._transport = transport
         transport.set_protocol(connection)
         if transport.is_closing():
-            raise MailServerUnavailable(f"mail server {where}: the connection was closed")
+            raise MailServerUnavailable(f"{where}: the connection was closed")
         return connection
 
     @property
@@ -237,13 +237,27 @@ class SmtpConnection(asyncio.Protocol):
     async def answer_to_offer(self, envelope: Envelope) -> Reply | None:
         """None if the server waits for the content, else its refusal; then the next offer may follow, if it is alive.
 
-        A server may hang up on whom it refuses; what it said of the mail counts all the same.
+        A server may hang up on whom it refuses; what it said of the mail counts all the same. Raises
+        MailServerUnavailable if it takes no mail at all for now.
         """
-        self.used = True
-        refusal = await (self._announced() if self._pipelining else self._announce(envelope))
+        first, self.used = not self.used, True
+        answer = await self._reply()
+        if 400 <= answer.code < 500:  # noqa: PLR2004 - RFC 5321, 4.2.1
+            self._put_off(answer, first=first)
+        refusal = await (self._announced(answer) if self._pipelining else self._announce(answer, envelope))
         if refusal:
             await self._tidy_up(b"RSET\r\n")
         return refusal
+
+    def _put_off(self, answer: Reply, *, first: bool) -> NoReturn:
+        """The sender is the same in every mail, so every mail would get this answer: too many of them, or no room.
+
+        A connection that has taken some may only have had its share; whether it is so shows on the next one.
+        """
+        self._fail(str(answer))
+        if first:
+            raise MailServerUnavailable(f"{self._where}: {answer}")
+        raise ConnectionLostError(str(answer))
 
     async def _tidy_up(self, words: bytes) -> None:
         """Say what ends a refused mail, if anybody still listens."""
@@ -251,10 +265,10 @@ class SmtpConnection(asyncio.Protocol):
             self._say(words, 1)
             await self._reply()
 
-    async def _announced(self) -> Reply | None:
-        """The answers to sender, recipient and DATA, which were said at once (RFC 2920, 3.1)."""
-        refusal = None
-        for _ in range(3):
+    async def _announced(self, answer: Reply) -> Reply | None:
+        """The answers to recipient and DATA, which were said at once with the sender (RFC 2920, 3.1)."""
+        refusal = answer if answer.code >= 400 else None  # noqa: PLR2004 - RFC 5321, 4.2.1
+        for _ in range(2):
             try:
                 answer = await self._reply()
             except ConnectionLostError:
@@ -269,9 +283,8 @@ class SmtpConnection(asyncio.Protocol):
             await self._tidy_up(b".\r\n")
         return refusal
 
-    async def _announce(self, envelope: Envelope) -> Reply | None:
-        """The same, one after the other; the sender has been said."""
-        answer = await self._reply()
+    async def _announce(self, answer: Reply, envelope: Envelope) -> Reply | None:
+        """The same, one after the other."""
         for command in (_rcpt_to(envelope), b"DATA\r\n"):
             if answer.code >= 400:  # noqa: PLR2004 - RFC 5321, 4.2.1
                 return answer
@@ -329,12 +342,3 @@ def _offer(envelope: Envelope) -> bytes:
 def _own_name() -> str:
     name = socket.gethostname()
     return name if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name) else "[127.0.0.1]"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiosmtplib.SMTPResponseException):
-        return f"{error.code} {error.message}"
-    cause = error.__cause__
-    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
-        return str(cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)).lower()
-    return " ".join(str(error).split()) or type(error).__name__

@@ -69,8 +69,8 @@ def headline(vitals: Vitals) -> Headline:
     if vitals.database or totals is None:
         return Headline("bad", "Nothing can be stored", f"{vitals.database}. CallFire is told to send again.")
     if vitals.mail_server:
-        detail = f"{vitals.mail_server}. Nothing is lost: {waiting}, and all goes out when it is back."
-        return Headline("bad", "The mail server cannot be reached", detail)
+        detail = f"{vitals.mail_server}. Nothing is lost: {waiting}, and all goes out when it takes mail again."
+        return Headline("bad", "The mail server takes no mail", detail)
     if vitals.trouble:
         return Headline("bad", "Deliveries are late", f"{vitals.trouble}; {waiting}.")
     if totals.dead or totals.quarantined:

@@ -84,13 +84,14 @@ class Mail:
 
 
 class MailSink:
-    """A real SMTP server in a thread; `on_rcpt` and `on_data` return its answer, or None for yes."""
+    """A real SMTP server in a thread; `on_mail`, `on_rcpt` and `on_data` return its answer, or None for yes."""
 
     def __init__(self, port: int = 0, *, pipelining: bool = True, host: str = "127.0.0.1") -> None:
         self.host = host
         self.mails: list[Mail] = []
         self.connections = 0
         self.connections_lost = 0
+        self.on_mail: Callable[[], str | None] = lambda: None
         self.on_rcpt: Callable[[str], str | None] = lambda _: None
         self.on_data: Callable[[Mail, SMTP], str | None] = lambda _mail, _server: None
         self.pipelining = pipelining
@@ -168,6 +169,15 @@ class MailSink:
     ) -> list[str]:
         session.host_name = hostname
         return [*responses[:-1], *(["250-PIPELINING"] if self.pipelining else []), responses[-1]]
+
+    async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        answer = self.on_mail()
+        if answer:
+            return answer
+        envelope.mail_from = address
+        return "250 OK"
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]

@@ -243,7 +243,8 @@ def test_trouble_is_the_first_thing_one_sees(chromium: webdriver.Chrome, tmp_pat
             forwarder.post(text_postback(1))
             forwarder.wait_for_log("mail.unavailable")
             chromium.get(f"{forwarder.admin_url}/?span=nonsense")
-            assert chromium.title == "The mail server cannot be reached · callfire-mail"
-            assert "connection refused. Nothing is lost: 1 delivery waiting" in _said(chromium)
+            assert chromium.title == "The mail server takes no mail · callfire-mail"
+            assert "connection refused; check FORWARDER_SMTP_HOST" in _said(chromium)
+            assert "Nothing is lost: 1 delivery waiting" in _said(chromium)
             assert "waits for the mail server" in _said(chromium)
             chromium.get("about:blank")

@@ -104,6 +104,10 @@ class Machine:
         """Give it back."""
         self.call("boot")
 
+    def link(self, other: "Machine") -> str:
+        """Lay a cable to another server, until one of them is removed; returns the other's address on it."""
+        return self.call("link", other.name)
+
     def install(self, *packages: str) -> None:
         """Install Debian packages there, with this side's network."""
         self.call("hostnet", "apt-get", "install", "-y", "--no-install-recommends", *packages)

@@ -22,7 +22,7 @@ def _vitals(totals: Totals | None = NOTHING, database: str | None = None, mail_s
         (_vitals(Totals(0, 0, 1, 0, 0, None)), "wait", "Something needs you"),
         (_vitals(Totals(1, 0, 0, 0, 1, None)), "good", "Everything flows"),
         (_vitals(Totals(1, 0, 1, 1, 0, time.time() - LATE_SECONDS - 1)), "bad", "Deliveries are late"),
-        (_vitals(Totals(1, 0, 1, 1, 0, 0.0), mail_server="gone"), "bad", "The mail server cannot be reached"),
+        (_vitals(Totals(1, 0, 1, 1, 0, 0.0), mail_server="gone"), "bad", "The mail server takes no mail"),
         (_vitals(None, database="disk full", mail_server="gone"), "bad", "Nothing can be stored"),
     ],
 )

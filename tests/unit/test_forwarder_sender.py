@@ -215,6 +215,25 @@ def test_a_server_that_refuses_everybody_is_not_hammered(outbox: Outbox, sink: M
     _run(outbox, sink, use)
 
 
+def test_a_limit_on_mails_uses_nothing_up_and_keeps_the_order(outbox: Outbox, sink: MailSink) -> None:
+    """A server that has had enough for now says so to the sender: nobody's mail is to blame, and all of them wait."""
+    limit = 5
+    sink.on_mail = lambda: "450 4.7.1 too much mail from you" if len(sink.mails) >= limit else None
+
+    async def use(running: Engine) -> None:
+        nonlocal limit
+        await running.commits.store(posting(*(inbound(n) for n in range(1, 21))))
+        await running.until(lambda: "450 4.7.1 too much mail from you" in (running.sender.trouble or ""))
+        assert len(sink.mails) == 5
+        limit = 20
+        await running.until(_all(outbox, "sent"))
+        assert running.sender.trouble is None
+
+    _run(outbox, sink, use)
+    assert [mail.text_id for mail in sink.mails] == list(range(1, 21))
+    assert {_row(outbox, n).attempts for n in range(1, 21)} == {1}
+
+
 def test_a_conversation_arrives_in_the_order_of_creation(outbox: Outbox, sink: MailSink) -> None:
     """However the texts came in, and over however many connections they go."""
     wave = [inbound(100 - n, created=f"2024-01-01T00:{n // 60:02}:{n % 60:02}Z") for n in range(60)]
