@@ -20,7 +20,7 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
-from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
+from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
 
 DECLARED = (
     *(
@@ -350,17 +350,22 @@ async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str
     """Bring one server into the declared state."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
-    trial = describe(props, trial=True)
+    service, trial = describe(props), describe(props, trial=True)
     order = request(props, "apply") | {
         "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
         "token": accepted[0],
         "service": declared["service"],
         "socket": declared["socket"],
         "site": declared["site"],
-        "command": operator_command(describe(props)),
+        "command": operator_command(service),
         "offline": props["offline"],
         "requirements": releases.requirements(),
-        "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},
+        "preflight": {
+            "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
+            "service": service_unit(trial),
+            "socket": socket_unit(trial),
+            "listen": trial.listen,
+        },
     }
     await server.ask(
         order, {} if looked["installed"] else bundle(looked, offline=props["offline"]), reporter(server.host, props)

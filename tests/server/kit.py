@@ -174,6 +174,41 @@ def broken_release(monkeypatch: pytest.MonkeyPatch, folder: Path, change: Callab
         yield releases.name()
 
 
+VERSION = """\
+\"\"\"What a later release changes.\"\"\"
+
+from alembic import op
+
+revision = "{version}"
+down_revision = "2"
+
+
+def upgrade() -> None:
+    \"\"\"Change it.\"\"\"
+    for statement in {statements}:
+        op.execute(statement)
+"""
+ADDITIONS = (
+    "ALTER TABLE delivery ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE text ADD COLUMN language VARCHAR(8)",
+    "UPDATE text SET language = 'en'",
+    "CREATE TABLE later (id INTEGER PRIMARY KEY)",
+)
+
+
+def add_version(sources: Path, version: str, *statements: str) -> None:
+    """Give a release tables of a version of its own, such as `3_from_2`, made by these statements."""
+    file = sources / "migrations" / "versions" / f"v{version}.py"
+    file.write_text(VERSION.format(version=version, statements=list(statements)))
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Change a release's source; what is to be changed must be there."""
+    text = file.read_text()
+    assert old in text, f"{file} has no {old}"
+    file.write_text(text.replace(old, new))
+
+
 @contextmanager
 def sink_at(machine: Machine, port: int = 0) -> Iterator[MailSink]:
     """A mail server on this side, as the machine sees it."""
