@@ -12,6 +12,7 @@ only those that know it. So that they can, a version only adds: tables, indexes,
 
 import re
 import sys
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,11 @@ from forwarder.errors import StartError
 UNVERSIONED: Final = "1"
 """Version of an outbox that has tables and does not say which: the first release kept no count."""
 _LOCK: Final = 0x63616C6C  # any number that nobody else locks
+_LOCKED_WITHIN: Final = 30.0
+"""How many seconds to try for the tables."""
+_LOCK_MILLISECONDS: Final = 300
+"""How long to wait for one; less than the second after which PostgreSQL looks for knots."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num"))
 _NAME: Final = re.compile(r"(\d+)(?:_from_(\d+))?")
 
@@ -57,6 +63,8 @@ def upgrade(connection: sa.Connection) -> None:
     if found is Version.UNUSABLE:
         raise StartError(unusable(connection))
     if found in {Version.NONE, Version.EARLIER}:
+        if connection.dialect.name == "postgresql":
+            _lock_tables(connection)
         config = _config(connection)
         if found is Version.EARLIER and _named(connection) is None:
             command.stamp(config, UNVERSIONED)
@@ -117,6 +125,26 @@ def _config(connection: sa.Connection) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     return config
+
+
+def _lock_tables(connection: sa.Connection) -> None:
+    """Have all tables before one is changed.
+
+    Other forwarders are at work on them. None is to be in a knot with this one, which PostgreSQL would cut by failing
+    either of them; so this one lets go of all when it has to wait for long.
+    """
+    names = sa.inspect(connection).get_table_names()
+    deadline = time.monotonic() + _LOCKED_WITHIN
+    while names:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)}")
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def _check_encoding(connection: sa.Connection) -> None:
