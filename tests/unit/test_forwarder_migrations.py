@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise, permutations
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -146,25 +146,24 @@ def test_a_version_says_which_releases_can_use_it(
     outbox.close()
 
 
+@pytest.mark.parametrize(("held", "wanted"), [(texts, deliveries), (deliveries, texts)])
 def test_an_upgrade_is_in_no_knot_with_a_forwarder_at_work(
-    postgresql: PostgreSQL, later_release: Callable[..., AbstractContextManager[None]]
+    postgresql: PostgreSQL,
+    later_release: Callable[..., AbstractContextManager[None]],
+    held: sa.Table,
+    wanted: sa.Table,
 ) -> None:
     """Whatever another transaction holds and then wants, it gets; the tables change when it has ended."""
     url = postgresql.database()
     busy, newer = open_outbox(url), Outbox(connect(url))
     with later_release("3_from_2"), ThreadPoolExecutor() as pool:
-        for held, wanted in permutations((texts, deliveries)):
-            with busy.transaction() as connection:
-                connection.execute(sa.update(held).values(dict.fromkeys(held.primary_key.columns.keys()[:1], 1)))
-                upgrading = pool.submit(newer.migrate)
-                _until_somebody_waits(busy)
-                connection.execute(sa.update(wanted).values(dict.fromkeys(wanted.primary_key.columns.keys()[:1], 1)))
-            upgrading.result(30)
-            with newer.transaction() as connection:
-                connection.exec_driver_sql(
-                    "ALTER TABLE delivery DROP COLUMN added_3; ALTER TABLE text DROP COLUMN added_3"
-                )
-                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '2'")
+        with busy.transaction() as connection:
+            connection.execute(sa.delete(held))
+            upgrading = pool.submit(newer.migrate)
+            _until_somebody_waits(busy)
+            connection.execute(sa.delete(wanted))
+        upgrading.result(30)
+    assert "added_3" in str(_differences(newer))
     busy.close()
     newer.close()
 
