@@ -95,6 +95,7 @@ class Load:
         self._threads = [threading.Thread(target=self._post, args=(bool(n % 2),), daemon=True) for n in range(threads)]
         self._tls = tls
         self._headers = {"Content-Type": "text/xml", "Host": domain}
+        self.pause = 0.005  # seconds, between a thread's posts
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -144,7 +145,7 @@ class Load:
             if (closing or not keep) and connection:
                 connection.close()
                 connection = None
-            time.sleep(0.005)
+            time.sleep(self.pause)
         if connection:
             connection.close()
 
