@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from forwarder.errors import ForwarderError, SettingsError, StartError
 from forwarder.handover import log_in
-from forwarder.migrations import Version, version
+from forwarder.migrations import Version, has_way_back, unusable, version
 from forwarder.outbox import Outbox, connect
 from forwarder.settings import OutboxPlace, Settings, load_settings
 
@@ -60,7 +61,15 @@ async def _log_in(settings: Settings) -> str:
     return f"{server.host}:{server.port}, {server.security}, {how}"
 
 
-def check_database(place: OutboxPlace) -> str:
+def check_only_database(place: Callable[[], OutboxPlace], *, way_back: bool) -> list[Finding]:
+    """The finding about the database; with `way_back` also whether the release that has used it could go on with it."""
+    try:
+        return [_look("database", lambda: check_database(place(), way_back=way_back))]
+    except SettingsError as error:
+        return [Finding("database", tuple(str(error).splitlines()))]
+
+
+def check_database(place: OutboxPlace, *, way_back: bool = False) -> str:
     """Where the outbox is, if it could be written; raises ForwarderError. Nothing is made."""
     file = place.sqlite_file
     if file is not None and not file.exists():
@@ -69,15 +78,26 @@ def check_database(place: OutboxPlace) -> str:
     with closing(Outbox(connect(place.outbox_url))) as outbox:
         with outbox.reading() as connection:
             found = version(connection)
+            if found is Version.UNUSABLE:
+                raise StartError(unusable(connection))
+            if way_back and found is Version.EARLIER and not has_way_back(connection):
+                raise StartError(
+                    "the release that has used the outbox until now could not use it any more after this one, so there "
+                    "would be no way back: upgrade to a release in between first"
+                )
         if found is Version.NONE:
-            return "empty; its tables will be made at the first start"
-        if found is Version.UNKNOWN:
-            raise StartError("a newer release has used the outbox: run that one, or restore the backup from before")
-        outbox.check_writable()
-    where = str(file) if file else "PostgreSQL"
-    return (
-        where if found is Version.CURRENT else f"{where}, an earlier release's; the next start brings it to this one's"
-    )
+            outbox.try_to_migrate()
+        else:
+            outbox.check_writable()
+    return f"{file or 'PostgreSQL'}{_STATES[found]}"
+
+
+_STATES: Final = {
+    Version.NONE: ", empty; its tables will be made at the first start",
+    Version.EARLIER: ", an earlier release's; the next start brings it to this one's",
+    Version.CURRENT: "",
+    Version.NEWER: ", a newer release's, which this one can use",
+}
 
 
 def _could_be_made(folder: Path) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forwarder.app import router, serve
-from forwarder.check import check_everything
+from forwarder.check import check_everything, check_only_database
 from forwarder.errors import ForwarderError, MailServerUnavailable
 from forwarder.handover import hand_over
 from forwarder.ledger import Entry, Ledger, Quarantined
@@ -93,13 +93,18 @@ def serve_command(as_json: bool = False) -> None:  # noqa: FBT001, FBT002 - clic
 
 
 @main.command()
+@click.option("--database", "only_database", is_flag=True, help="Look only at the database.")
+@click.option("--way-back", is_flag=True, help="The same; wrong too if the release that has used it could not go on.")
 @as_json
-def check(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
+def check(as_json: bool, only_database: bool, way_back: bool) -> None:  # noqa: FBT001 - click calls it by name
     """Look at everything, and tell all that is wrong.
 
     The exit status is 0 if nothing is.
     """
-    found = asyncio.run(check_everything(load_outbox_place))
+    if only_database or way_back:
+        found = check_only_database(load_outbox_place, way_back=way_back)
+    else:
+        found = asyncio.run(check_everything(load_outbox_place))
     if as_json:
         _print_json({"ok": all(each.ok for each in found), "findings": [asdict(each) for each in found]})
     else:
@@ -414,7 +419,7 @@ def _ledger(place: Place) -> Ledger:
         found = version(connection)
     if found is Version.NONE:
         raise ForwarderError("there is no outbox in this database yet: a forwarder makes it when it first starts")
-    if found is not Version.CURRENT:
+    if found not in {Version.CURRENT, Version.NEWER}:
         raise ForwarderError(
             f"the outbox is {'an earlier' if found is Version.EARLIER else 'a newer'} release's: use that release's "
             "command line, or start this release's forwarder, which brings an earlier outbox to its own version"

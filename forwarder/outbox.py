@@ -6,6 +6,7 @@ CallFire gets its 200 after the commit, the mail server its mail after the claim
 neither HTTP nor SMTP; `commits.py` feeds it from one thread.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -261,12 +262,18 @@ class Outbox:
     def migrate(self) -> None:
         """Bring the tables to this release's version, with everything in them.
 
-        Raises StartError if a newer release wrote them, or the database cannot hold every text.
+        Raises StartError if this release cannot use them, or the database cannot hold every text.
         """
         with self.transaction() as connection:
             upgrade(connection)
         if self._path:
             self._file = _identity(self._path)
+
+    def try_to_migrate(self) -> None:
+        """Make the tables of an empty database, and leave none of it: raises what `migrate` would."""
+        with contextlib.suppress(_OnlyTried), self.transaction() as connection:
+            upgrade(connection)
+            raise _OnlyTried
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -552,6 +559,10 @@ class Outbox:
         minute = int(self.clock() // 60)
         rows = [(minute, self.worker, kind, count) for kind, count in counts.items() if count]
         _COUNT.execute(connection, rows)
+
+
+class _OnlyTried(Exception):  # noqa: N818 - no error: it ends a transaction that is not meant to last
+    """What a transaction was to show, it has shown."""
 
 
 class _KnownError(Exception):

@@ -20,7 +20,7 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
-from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
+from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
 
 DECLARED = (
     *(
@@ -354,7 +354,7 @@ async def apply(
     """Bring one server into the declared state."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
-    trial = describe(props, trial=True)
+    service, trial = describe(props), describe(props, trial=True)
     order = request(props, "apply") | {
         "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
         "token": accepted[0],
@@ -362,10 +362,15 @@ async def apply(
         "service": declared["service"],
         "socket": declared["socket"],
         "site": declared["site"],
-        "command": operator_command(describe(props)),
+        "command": operator_command(service),
         "offline": props["offline"],
         "requirements": releases.requirements(),
-        "preflight": {"service": service_unit(trial), "socket": socket_unit(trial), "listen": trial.listen},
+        "preflight": {
+            "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
+            "service": service_unit(trial),
+            "socket": socket_unit(trial),
+            "listen": trial.listen,
+        },
     }
     progress = reporter(server.host, props)
     files = {} if looked["installed"] else bundle(looked, progress, offline=props["offline"])

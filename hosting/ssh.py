@@ -254,7 +254,22 @@ class Server:
         """
         words = shlex.join([self.access.python, "-I", "-c", BOOTSTRAP])  # not what lies in the folder of the user
         command = f'if [ "$(id -u)" = 0 ]; then exec {words}; else exec sudo -n -- {words}; fi'
-        packed = pack(request, files)
+        try:
+            answer, complaint = await self.exchange(command, pack(request, files), progress)
+        except (OSError, asyncssh.Error) as error:
+            raise ServerError(
+                f"{self.host}: the connection ended before the answer ({reason_of(error)}). Run `pulumi up` again: it"
+                " finishes what is half done."
+            ) from None
+        if "done" in answer:
+            return dict(answer["done"])
+        reason = in_stack_names(str(answer.get("failed") or self.explain(complaint)))
+        raise ServerError(f"{self.host}: {reason}{'' if reason.endswith('.') else '.'}")
+
+    async def exchange(
+        self, command: str, packed: bytes, progress: Callable[[str], None]
+    ) -> tuple[dict[str, Any], str]:
+        """Run a command, send it everything, and return its answer and what it complained of."""
         async with self.connection.create_process(command, encoding=None) as process:
             sending = asyncio.create_task(send(process, packed))
             answer: dict[str, Any] = {}
@@ -270,10 +285,7 @@ class Server:
             complaint = (await process.stderr.read()).decode(errors="replace").strip()
             await asyncio.gather(sending, return_exceptions=True)
             await process.wait_closed()
-        if "done" in answer:
-            return dict(answer["done"])
-        reason = in_stack_names(str(answer.get("failed") or self.explain(complaint)))
-        raise ServerError(f"{self.host}: {reason}{'' if reason.endswith('.') else '.'}")
+        return answer, complaint
 
     def explain(self, complaint: str) -> str:
         """Return why nothing was done there, from what sudo or the shell said."""

@@ -4,6 +4,7 @@ Settings and secrets are credentials (files that systemd hands to the service al
 them. The preflight of a new release runs from the same functions: only names, paths and the socket differ.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -138,9 +139,9 @@ WantedBy=multi-user.target
 """
 
 
-def operator_command(service: Service) -> str:
-    """Return a script that runs `python -m forwarder` as the service does: its user, its settings, its outbox."""
-    unit = f"{service.unit}-command"
+def command(service: Service, purpose: str, credentials_from: PurePosixPath) -> list[str]:
+    """Return the words that run `python -m forwarder` as the service does: its user, its settings, its outbox."""
+    unit = f"{service.unit}-{purpose}"
     properties = [
         "DynamicUser=yes",
         f"User={service.unit}",
@@ -148,16 +149,20 @@ def operator_command(service: Service) -> str:
         "StateDirectoryMode=0700",
     ]
     properties += [f"WorkingDirectory=/var/lib/{service.unit}", "ProtectSystem=strict", "ProtectHome=yes"]
-    properties += [f"LoadCredential={name}:{service.credentials_from / name}" for name in sorted(service.credentials)]
+    properties += [f"LoadCredential={name}:{credentials_from / name}" for name in sorted(service.credentials)]
     files = [name for name in service.credentials if name.startswith(CONTENT)]
-    words = [f"--property={value}" for value in properties]
+    words = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}"]
+    words += [f"--property={value}" for value in properties]
     words += [f"--setenv={name.removeprefix(CONTENT)}=/run/credentials/{unit}.service/{name}" for name in files]
+    return [*words, str(service.python), "-m", "forwarder"]
+
+
+def operator_command(service: Service) -> str:
+    """Return a script for what an operator does to this forwarder, such as `status` or `dead list`."""
     return f"""\
 #!/bin/sh
 # Written by pulumi up: what an operator does to this forwarder, such as `status` or `dead list`.
-exec systemd-run --quiet --pipe --wait --collect --unit={unit} \\
-    {" ".join(words)} \\
-    {service.python} -m forwarder "$@"
+exec {shlex.join(command(service, "command", service.credentials_from))} "$@"
 """
 
 

@@ -2,8 +2,17 @@
 
 The versions in `versions/` are never changed once released: an outbox of any of them must open. A new one also changes
 `schema.py`, and a test compares the two.
+
+A release that fails after it has brought the tables to its version is taken back, and other servers may still run the
+release before it. Nothing that was accepted may be lost by that, so the tables stay as they are, and the earlier
+release goes on with them. A version says in its name who can: releases of version 2 can use `3_from_2`, a plain `3`
+only those that know it. So that they can, a version only adds: tables, indexes, and columns that may be NULL or have a
+`server_default`. What takes something away comes a release later, as `4_from_3`.
 """
 
+import re
+import sys
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -12,37 +21,19 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 
 from forwarder.errors import StartError
 
 UNVERSIONED: Final = "1"
 """Version of an outbox that has tables and does not say which: the first release kept no count."""
 _LOCK: Final = 0x63616C6C  # any number that nobody else locks
+_LOCKED_WITHIN: Final = 30.0
+"""How many seconds to try for the tables."""
+_LOCK_MILLISECONDS: Final = 300
+"""How long to wait for one; less than the second after which PostgreSQL looks for knots."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num"))
-
-
-def upgrade(connection: sa.Connection) -> None:
-    """Bring the tables behind `connection`, a transaction of its own, to this release's version.
-
-    Raises StartError if a newer release made them, or if the database cannot hold every character.
-    """
-    if connection.dialect.name == "postgresql":
-        _check_encoding(connection)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))  # two forwarders may start at once
-    config = _config(connection)
-    tables = sa.inspect(connection).get_table_names()
-    if "alembic_version" in tables and connection.scalar(sa.select(_VERSION)) == _head(config):
-        return
-    if "text" in tables and "alembic_version" not in tables:
-        command.stamp(config, UNVERSIONED)
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise StartError(
-            f"the outbox cannot be brought to this release's version: {error}; if a newer release has used it, "
-            "run that one, or restore the backup from before"
-        ) from error
+_NAME: Final = re.compile(r"(\d+)(?:_from_(\d+))?")
 
 
 class Version(Enum):
@@ -54,20 +45,79 @@ class Version(Enum):
     """An earlier release's: `upgrade` brings them to this one's."""
     CURRENT = "current"
     """This release's."""
-    UNKNOWN = "unknown"
-    """A release's that is newer than this one."""
+    NEWER = "newer"
+    """A newer release's, which left them so that this one can use them."""
+    UNUSABLE = "unusable"
+    """A newer release's, which this one cannot use."""
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Bring the tables behind `connection`, a transaction of its own, to this release's version, if they are not newer.
+
+    Raises StartError if this release cannot use them, or if the database cannot hold every character.
+    """
+    if connection.dialect.name == "postgresql":
+        _check_encoding(connection)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))  # two forwarders may start at once
+    found = version(connection)
+    if found is Version.UNUSABLE:
+        raise StartError(unusable(connection))
+    if found in {Version.NONE, Version.EARLIER}:
+        if connection.dialect.name == "postgresql":
+            _lock_tables(connection)
+        config = _config(connection)
+        if found is Version.EARLIER and _named(connection) is None:
+            command.stamp(config, UNVERSIONED)
+        command.upgrade(config, "head")
 
 
 def version(connection: sa.Connection) -> Version:
     """Whose tables are behind `connection`; nothing is changed."""
-    tables = sa.inspect(connection).get_table_names()
-    if "alembic_version" not in tables:
-        return Version.EARLIER if "text" in tables else Version.NONE
-    script = ScriptDirectory.from_config(_config(connection))
-    found = connection.scalar(sa.select(_VERSION))
-    if found == script.get_current_head():
+    name, script = _named(connection), _script(connection)
+    if name is None:
+        return Version.EARLIER if "text" in sa.inspect(connection).get_table_names() else Version.NONE
+    if name == script.get_current_head():
         return Version.CURRENT
-    return Version.EARLIER if found in {each.revision for each in script.walk_revisions()} else Version.UNKNOWN
+    if name in {each.revision for each in script.walk_revisions()}:
+        return Version.EARLIER
+    return Version.NEWER if _oldest(name) <= _number(script.get_current_head()) else Version.UNUSABLE
+
+
+def unusable(connection: sa.Connection) -> str:
+    """What to do about tables that this release cannot use, as a sentence."""
+    return (
+        f"a newer release has used the outbox and left it in version {_named(connection)}, which this one does not "
+        "know: run that one, or restore the backup from before"
+    )
+
+
+def has_way_back(connection: sa.Connection) -> bool:
+    """Whether the release whose tables these are could still use them after `upgrade`."""
+    own = _number(_named(connection) or UNVERSIONED)
+    names = [each.revision for each in _script(connection).walk_revisions()]
+    return all(_oldest(name) <= own for name in names if _number(name) > own)
+
+
+def _number(name: str | None) -> int:
+    found = _NAME.fullmatch(name or "")
+    return int(found[1]) if found else 0
+
+
+def _oldest(name: str) -> int:
+    """The oldest version whose releases can use the tables of the version of this name."""
+    found = _NAME.fullmatch(name)
+    return int(found[2] or found[1]) if found else sys.maxsize
+
+
+def _named(connection: sa.Connection) -> str | None:
+    """The version that the tables say they have."""
+    if "alembic_version" not in sa.inspect(connection).get_table_names():
+        return None
+    return str(connection.scalar(sa.select(_VERSION)))
+
+
+def _script(connection: sa.Connection) -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(connection))
 
 
 def _config(connection: sa.Connection) -> Config:
@@ -77,8 +127,24 @@ def _config(connection: sa.Connection) -> Config:
     return config
 
 
-def _head(config: Config) -> str | None:
-    return ScriptDirectory.from_config(config).get_current_head()
+def _lock_tables(connection: sa.Connection) -> None:
+    """Have all tables before one is changed.
+
+    Other forwarders are at work on them. None is to be in a knot with this one, which PostgreSQL would cut by failing
+    either of them; so this one lets go of all when it has to wait for long.
+    """
+    names = sa.inspect(connection).get_table_names()
+    deadline = time.monotonic() + _LOCKED_WITHIN
+    while names:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)}")
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def _check_encoding(connection: sa.Connection) -> None:

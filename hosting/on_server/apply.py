@@ -5,6 +5,7 @@ Cut off anywhere, the next run ends in the same place: what is in force counts o
 """
 
 import contextlib
+import json
 import shutil
 import socket
 import sqlite3
@@ -15,7 +16,18 @@ from typing import Any
 from hosting.on_server import caddy, releases, systemd
 from hosting.on_server.gate import Gate
 from hosting.on_server.look import credentials, in_force, release, state
-from hosting.on_server.places import PREFLIGHT, FailedError, Places, discard, read, run, say, write, write_credentials
+from hosting.on_server.places import (
+    PREFLIGHT,
+    FailedError,
+    Places,
+    answer,
+    discard,
+    read,
+    run,
+    say,
+    write,
+    write_credentials,
+)
 
 BACKUPS_KEPT = 3
 START = 75.0  # seconds: TimeoutStartSec is 60
@@ -39,7 +51,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
     try:
         releases.install(request, places, Path(request["sent"]))
         if set(changes) - {"drop_ins", "state", "site", "socket"} or first:
-            preflight(request, places)
+            preflight(request, places, way_back=not first)
         if release(places) not in {request["release"], "none"}:
             back_up(places, str(request["release"]))
         switch(request, places, changes)
@@ -78,35 +90,61 @@ def gate(request: dict[str, Any], places: Places) -> Gate:
     )
 
 
-def preflight(request: dict[str, Any], places: Places) -> None:
+def preflight(request: dict[str, Any], places: Places, *, way_back: bool) -> None:
+    """Run the new release beside what runs, and let it look at the real database.
+
+    Raises:
+        FailedError: it does not become healthy, or can't use the database; what runs was not touched.
+    """
+    say(doing=f"trying release {request['release']} before it takes over")
+    write_credentials(places.preflight_credentials, request["settings"] | request["secrets"])
+    try:
+        trial(request, places)
+        check(request, way_back=way_back)
+    finally:
+        clean_up_preflight(places)
+
+
+def trial(request: dict[str, Any], places: Places) -> None:
     """Run the new release under its real unit, with its real settings, and a socket and state of its own.
 
     Raises:
-        FailedError: it does not become healthy; what runs was not touched.
+        FailedError: it does not become healthy.
     """
-    say(doing=f"trying release {request['release']} before it takes over")
-    trial = request["preflight"]
+    own = request["preflight"]
     unit = f"{places.unit}{PREFLIGHT}"
-    write_credentials(places.preflight_credentials, request["settings"] | request["secrets"])
     TRANSIENT.mkdir(exist_ok=True)
     started = time.time()
     admin_port = free_port()
+    write(TRANSIENT / f"{unit}.service", own["service"].replace(ANY_PORT, f"{ANY_PORT[:-1]}{admin_port}"))
+    write(TRANSIENT / f"{unit}.socket", own["socket"])
     try:
-        write(TRANSIENT / f"{unit}.service", trial["service"].replace(ANY_PORT, f"{ANY_PORT[:-1]}{admin_port}"))
-        write(TRANSIENT / f"{unit}.socket", trial["socket"])
         systemd.reload()
         run("systemctl", "start", f"{unit}.socket")
         systemd.start(unit, seconds=START)
-        own = Gate(unit, trial["listen"], admin_port, request["token"], bool(request["certificate"]))
-        own.wait(TRIAL)
+        Gate(unit, own["listen"], admin_port, request["token"], bool(request["certificate"])).wait(TRIAL)
     except FailedError as error:
         words = systemd.last_words(unit, started)
         raise FailedError(
             f"release {request['release']} was refused before it took over ({error}); nothing was changed."
             f" Its last words:\n{words}"
         ) from None
-    finally:
-        clean_up_preflight(places)
+
+
+def check(request: dict[str, Any], *, way_back: bool) -> None:
+    """Let the new release look at the real database, as the service's user, and change nothing.
+
+    Raises:
+        FailedError: it can't use it; with `way_back` also if what is in force could not go on with what it leaves.
+    """
+    wanted = "--way-back" if way_back else "--database"
+    status, said, complaint = answer(*request["preflight"]["check"], wanted)
+    if status:
+        lines = complaint.strip().splitlines()[-1:]
+        problems = json.loads(said)["findings"][0]["problems"] if said.startswith("{") else lines
+        raise FailedError(
+            f"release {request['release']} was refused before it took over; nothing was changed: {'; '.join(problems)}"
+        )
 
 
 def free_port() -> int:
@@ -176,7 +214,7 @@ def switch(request: dict[str, Any], places: Places, changes: list[str]) -> None:
         gate(request, places).wait()
     except (FailedError, OSError) as error:
         words = systemd.last_words(places.unit, started)
-        outcome = roll_back(request, places)
+        outcome = roll_back(places)
         raise FailedError(
             f"release {request['release']} did not become healthy ({error}). {outcome} Its last words:\n{words}"
         ) from None
@@ -223,24 +261,27 @@ def bring_up(places: Places, *, restart_socket: bool) -> None:
     systemd.start(places.unit, again=True, seconds=START)
 
 
-def roll_back(request: dict[str, Any], places: Places) -> str:
-    """Put in force again what was before; return what came of it, as a sentence."""
-    systemd.kill(places.unit)
+def roll_back(places: Places) -> str:
+    """Put in force again what was before; return what came of it, as a sentence.
+
+    The outbox stays as it is: what was accepted and mailed since is in it, and the release before can use it.
+    """
     if not (places.before / places.service.name).exists():
+        systemd.kill(places.unit)
         return "Nothing was in force before."
     say(doing="going back to what was in force before")
-    with contextlib.suppress(FailedError):
+    try:
         restore(places)
-        before = previous_gate(places)
-        before.wait()
-        write(places.applied, in_force(places), 0o600)
-        discard(places.before)
-        return "What was in force before runs again."
-    return restore_outbox(request, places)
+        previous_gate(places).wait()
+    except FailedError as error:
+        return f"What was in force before does not start either ({error}): look at its journal, then run `pulumi up`."
+    write(places.applied, in_force(places), 0o600)
+    discard(places.before)
+    return "What was in force before runs again."
 
 
 def restore(places: Places) -> None:
-    """Write the former units and settings and start them."""
+    """Write the former units and settings and start them; what never became ready does not listen to SIGTERM."""
     kept = credentials(places.before / "credentials")
     write_credentials(places.credentials, kept)
     changed = False
@@ -249,6 +290,9 @@ def restore(places: Places) -> None:
         changed |= part == places.socket and former != read(part)
         if former is not None:
             write(part, former)
+    if not systemd.active(f"{places.unit}.service"):
+        systemd.reload()
+        systemd.kill(places.unit)
     bring_up(places, restart_socket=changed)
 
 
@@ -259,32 +303,6 @@ def previous_gate(places: Places) -> Gate:
     token = told["FORWARDER_TOKENS"].partition(",")[0]
     tls = "FORWARDER_TLS_KEY=" in (read(places.service) or "")
     return Gate(places.unit, listen.partition("=")[2], int(told["FORWARDER_ADMIN_PORT"]), token, tls)
-
-
-def restore_outbox(request: dict[str, Any], places: Places) -> str:
-    """Give the former release the outbox as it was before the migration; the newer one is kept beside it."""
-    copy, outbox = places.backups / f"before-{request['release']}.db", places.state / "outbox.db"
-    if not copy.exists():
-        return "What was in force before does not start either: look at its journal, and run `pulumi up` again."
-    systemd.kill(places.unit)
-    aside = outbox.with_name(f"outbox-{request['release']}.db")
-    owner = outbox.stat()
-    outbox.rename(aside)
-    for side in outbox.parent.glob("outbox.db-*"):
-        discard(side)
-    shutil.copyfile(copy, outbox)
-    outbox.chmod(0o600)
-    shutil.chown(outbox, owner.st_uid, owner.st_gid)
-    try:
-        bring_up(places, restart_socket=False)
-        previous_gate(places).wait()
-    except FailedError as error:
-        return f"What was in force before does not start either, even with its own outbox ({error})."
-    write(places.applied, in_force(places), 0o600)
-    discard(places.before)
-    return (
-        f"What was in force before runs again with the outbox of before the upgrade; the newer one is kept as {aside}."
-    )
 
 
 def take_back(places: Places) -> None:

@@ -124,6 +124,20 @@ def run(*command: str, seconds: float = 60, environment: Mapping[str, str] | Non
     Raises:
         FailedError: it failed, or took longer than `seconds`; with its last line.
     """
+    status, printed, complaint = answer(*command, seconds=seconds, environment=environment)
+    if status:
+        said = [line for line in (complaint or printed).strip().splitlines() if line]
+        words = next((line for line in reversed(said) if "rror" in line), (said or ["it said nothing"])[-1])
+        raise FailedError(f"`{' '.join(command[:4])}` failed: {words}", complaint)
+    return printed
+
+
+def answer(*command: str, seconds: float = 60, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Return the exit status of a command, what it prints, and what it complains of.
+
+    Raises:
+        FailedError: there is no such command, or it took longer than `seconds`.
+    """
     try:
         done = subprocess.run(  # noqa: S603 - programs of the server that this package names
             command,
@@ -138,11 +152,7 @@ def run(*command: str, seconds: float = 60, environment: Mapping[str, str] | Non
         raise FailedError(f"{command[0]} is not on the server") from None
     except subprocess.TimeoutExpired:
         raise FailedError(f"`{' '.join(command[:4])}` did not end within {seconds:.0f} seconds") from None
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line]
-        words = next((line for line in reversed(said) if "rror" in line), (said or ["it said nothing"])[-1])
-        raise FailedError(f"`{' '.join(command[:4])}` failed: {words}", done.stderr)
-    return done.stdout
+    return done.returncode, done.stdout, done.stderr
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from aiosmtpd.smtp import AuthResult
 from click.testing import CliRunner, Result
@@ -406,6 +407,37 @@ def test_another_releases_outbox_is_left_alone(tmp_path: Path, sink: MailSink) -
         connection.execute("UPDATE alembic_version SET version_num = '999'")
     assert "the outbox is a newer release's" in run(settings, "dead", "list", status=1).stderr
     assert "a newer release has used the outbox" in run(settings, "check", status=1).stdout
+
+
+def test_the_database_is_looked_at_alone(tmp_path: Path, sink: MailSink, postgresql: PostgreSQL) -> None:
+    """Before an upgrade: no other setting matters, nothing is made, and no password is shown."""
+    url = postgresql.database()
+    settings = environment(tmp_path, sink.port, database_url=url, mail_from="nobody")
+    assert "its tables will be made at the first start" in run(settings, "check", "--database").stdout
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        connection.execute("CREATE USER reader")
+    reader = url.replace("postgres@", "reader:secret-word@")
+    said = run(settings | {"FORWARDER_DATABASE_URL": reader}, "check", "--database", status=1).stdout
+    assert "permission denied for schema public" in said
+    assert "secret-word" not in said
+    other = settings | {"FORWARDER_DATABASE_URL": "mysql://a:secret-word@b/c"}
+    said = run(other, "check", "--database", status=1).stdout
+    assert "FORWARDER_DATABASE_URL: does not start with postgresql://" in said
+    assert "secret-word" not in said
+
+
+def test_whether_the_release_before_could_go_on_is_told_beforehand(tmp_path: Path, sink: MailSink) -> None:
+    """The first release's outbox has no way back from this one; this one's own needs none."""
+    settings = environment(tmp_path, sink.port)
+    shutil.copy(Path(__file__).parents[1] / "recorded" / "outbox-v1.db", tmp_path / "outbox.db")
+    assert "upgrade to a release in between first" in run(settings, "check", "--way-back", status=1).stdout
+    with running(settings):
+        assert "ok     database" in run(settings, "check", "--way-back").stdout
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '3_from_2'")
+    assert "a newer release's, which this one can use" in run(settings, "check", "--way-back").stdout
+    assert answer(settings, "status")["dead"] == 1
 
 
 def test_a_tokens_use_is_known_after_a_restart(tmp_path: Path, sink: MailSink) -> None:

@@ -116,6 +116,7 @@ class Load:
         self._tls = tls
         self._text = text
         self._headers = {"Content-Type": "text/xml", "Host": domain}
+        self.pause = 0.005  # seconds, between a thread's posts
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -165,7 +166,7 @@ class Load:
             if (closing or not keep) and connection:
                 connection.close()
                 connection = None
-            time.sleep(0.005)
+            time.sleep(self.pause)
         if connection:
             connection.close()
 
@@ -197,6 +198,41 @@ def broken_release(monkeypatch: pytest.MonkeyPatch, folder: Path, change: Callab
     with monkeypatch.context() as patched:
         patched.setattr(releases, "PROJECT", folder)
         yield releases.name()
+
+
+VERSION = """\
+\"\"\"What a later release changes.\"\"\"
+
+from alembic import op
+
+revision = "{version}"
+down_revision = "2"
+
+
+def upgrade() -> None:
+    \"\"\"Change it.\"\"\"
+    for statement in {statements}:
+        op.execute(statement)
+"""
+ADDITIONS = (
+    "ALTER TABLE delivery ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE text ADD COLUMN language VARCHAR(8)",
+    "UPDATE text SET language = 'en'",
+    "CREATE TABLE later (id INTEGER PRIMARY KEY)",
+)
+
+
+def add_version(sources: Path, version: str, *statements: str) -> None:
+    """Give a release tables of a version of its own, such as `3_from_2`, made by these statements."""
+    file = sources / "migrations" / "versions" / f"v{version}.py"
+    file.write_text(VERSION.format(version=version, statements=list(statements)))
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Change a release's source; what is to be changed must be there."""
+    text = file.read_text()
+    assert old in text, f"{file} has no {old}"
+    file.write_text(text.replace(old, new))
 
 
 @contextmanager

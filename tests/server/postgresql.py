@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 PORT = 15432
+PASSWORD = "not-for-anybodys-eyes"
 
 
 @contextmanager
 def postgresql(address: str) -> Iterator[str]:
-    """Yield the URL of an empty database that listens on `address`."""
+    """Yield the URL of an empty database that listens on `address`; there, a password is asked for."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not there (tests/debian-packages.txt)")
@@ -29,12 +30,14 @@ def postgresql(address: str) -> Iterator[str]:
         assert done.returncode == 0, done.stderr
 
     as_postgres("initdb", "-D", str(data), "-A", "trust", "-U", "callfire", "--no-sync")
-    (data / "pg_hba.conf").write_text("local all all trust\nhost all all 10.77.0.0/16 trust\n")
+    (data / "pg_hba.conf").write_text("local all all trust\nhost all all 10.77.0.0/16 scram-sha-256\n")
     options = f"-c listen_addresses={address} -c port={PORT} -c unix_socket_directories={data} -c fsync=off"
     as_postgres("pg_ctl", "-D", str(data), "-w", "-o", options, "-l", str(data / "log"), "start")
     try:
-        as_postgres("createdb", "-h", str(data), "-p", str(PORT), "-U", "callfire", "outbox")
-        yield f"postgresql://callfire@{address}:{PORT}/outbox"
+        here = ("-h", str(data), "-p", str(PORT), "-U", "callfire")
+        as_postgres("createdb", *here, "outbox")
+        as_postgres("psql", *here, "-d", "outbox", "-c", f"ALTER USER callfire PASSWORD '{PASSWORD}'")
+        yield f"postgresql://callfire:{PASSWORD}@{address}:{PORT}/outbox"
     finally:
         as_postgres("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(data)

@@ -10,7 +10,7 @@ from hosting.server import ServerForwarderProvider, declare
 from hosting.ssh import ServerError
 from tests.forwarder_kit import MailSink
 from tests.server.conftest import Servers
-from tests.server.kit import Load, Properties, broken_release, declared, read, sink_at
+from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, read, sink_at
 from tests.server.machine import Machine, eventually
 from tests.server.postgresql import postgresql
 from tests.server.test_lifecycle import crash
@@ -87,6 +87,40 @@ def test_a_broken_release_stops_at_the_first(  # noqa: PLR0913, PLR0917 - fixtur
         provider.update("id", created, declare_again())
     load.check(sink)
     assert not provider.diff("id", read(provider, created), declare_again()).changes
+
+
+def only(machine: Machine, props: Properties) -> Properties:
+    """The same for one of the servers alone: how far an `up` has come when it is the first one's turn."""
+    return props | {"hosts": [machine.ip], "servers": {machine.ip: props["servers"][machine.ip]}}
+
+
+def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR0913, PLR0917 - fixtures
+    machines: list[Machine],
+    sink: MailSink,
+    declare_again: Callable[[], Properties],
+    created: Properties,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The first server has migrated, the second has not had its turn: it takes texts, even when it is killed."""
+    first, second = machines
+    former = declare_again()
+    with broken_release(monkeypatch, tmp_path, lambda sources: add_version(sources, "3_from_2", *ADDITIONS)):
+        newer = declare_again()
+        with spread(machines, 8_000_000) as load:
+            provider.update("id", only(first, former), only(first, newer))
+            load.wait_for(200)
+        second.run("systemctl kill --signal KILL callfire-mail-production.service")
+        with spread(machines, 9_000_000) as between:
+            between.wait_for(50)
+        found = read(provider, created)["servers"]
+        assert [found[machine.ip]["release"] for machine in machines] == [newer["release"], former["release"]]
+        with spread(machines, 10_000_000) as rest:
+            provider.update("id", created, newer)
+            provider.update("id", newer, former)
+    for each in (load, between, rest):
+        each.check(sink)
+    assert not provider.diff("id", read(provider, created), former).changes
 
 
 def test_one_machine_is_killed(

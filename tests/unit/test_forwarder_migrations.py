@@ -2,6 +2,11 @@
 
 import re
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,10 +14,12 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from forwarder import migrations
 from forwarder.errors import StartError
+from forwarder.migrations import Version, has_way_back, version
 from forwarder.outbox import Outbox, Turn, connect
-from forwarder.schema import metadata, quarantine, texts
-from tests.forwarder_kit import PostgreSQL, open_outbox, states
+from forwarder.schema import deliveries, metadata, quarantine, texts
+from tests.forwarder_kit import PostgreSQL, inbound, open_outbox, posting, states
 
 _FIRST_RELEASE = Path(__file__).resolve().parents[1] / "recorded" / "outbox-v1.db"
 """Written by the first release: eight texts, of which some were sent, and one body in quarantine."""
@@ -65,15 +72,113 @@ def test_an_outbox_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
     outbox = open_outbox(f"sqlite:///{tmp_path / 'outbox.db'}")
     with outbox.transaction() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '999'")
-    with pytest.raises(StartError, match=r"999.*newer release"):
+    with pytest.raises(StartError, match=r"a newer release .* version 999"):
         outbox.migrate()
     outbox.close()
 
 
+_LATER = """
+from alembic import op
+
+revision = "{name}"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE delivery ADD COLUMN added_{number} INTEGER")
+    op.execute("ALTER TABLE text ADD COLUMN added_{number} INTEGER")
+"""
+
+
+@pytest.fixture
+def later_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., AbstractContextManager[None]]:
+    """A function that makes this process a later release, whose versions have these names, for the time of a block."""
+
+    @contextmanager
+    def release(*names: str) -> Iterator[None]:
+        folder = tmp_path / "-".join(names)
+        shutil.copytree(Path(migrations.__file__).parent, folder)
+        for before, name in pairwise(("2", *names)):
+            number = name.partition("_")[0]
+            text = _LATER.format(name=name, before=before, number=number)
+            (folder / "versions" / f"v{number}_later.py").write_text(text)
+        with monkeypatch.context() as patched:
+            patched.setattr(migrations, "__file__", str(folder / "__init__.py"))
+            yield
+
+    return release
+
+
+@pytest.mark.parametrize(
+    ("names", "way_back", "after"),
+    [
+        (["3_from_2"], True, Version.NEWER),
+        (["3_from_2", "4_from_2"], True, Version.NEWER),
+        (["3_from_2", "4_from_3"], False, Version.UNUSABLE),
+        (["3"], False, Version.UNUSABLE),
+        (["3", "4_from_2"], False, Version.NEWER),
+    ],
+)
+def test_a_version_says_which_releases_can_use_it(
+    names: list[str],
+    way_back: bool,  # noqa: FBT001 - a column of the table
+    after: Version,
+    tmp_path: Path,
+    later_release: Callable[..., AbstractContextManager[None]],
+) -> None:
+    """Beforehand, to the release that will make it; afterwards, to the one before, which goes on with it or refuses."""
+    outbox = open_outbox(f"sqlite:///{tmp_path / 'outbox.db'}")
+    outbox.turn(Turn([posting(inbound(1))]))
+    with later_release(*names):
+        with outbox.reading() as connection:
+            assert (version(connection), has_way_back(connection)) == (Version.EARLIER, way_back)
+        outbox.migrate()
+        outbox.migrate()
+    with outbox.reading() as connection:
+        assert version(connection) is after
+    if after is Version.NEWER:
+        outbox.migrate()
+        outbox.turn(Turn([posting(inbound(2))]))
+        assert set(states(outbox)) == {(1, "office@example.com"), (2, "office@example.com")}
+    else:
+        with pytest.raises(StartError, match=f"in version {names[-1]}, which this one does not know"):
+            outbox.migrate()
+    outbox.close()
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(texts, deliveries), (deliveries, texts)])
+def test_an_upgrade_is_in_no_knot_with_a_forwarder_at_work(
+    postgresql: PostgreSQL,
+    later_release: Callable[..., AbstractContextManager[None]],
+    held: sa.Table,
+    wanted: sa.Table,
+) -> None:
+    """Whatever another transaction holds and then wants, it gets; the tables change when it has ended."""
+    url = postgresql.database()
+    busy, newer = open_outbox(url), Outbox(connect(url))
+    with later_release("3_from_2"), ThreadPoolExecutor() as pool:
+        with busy.transaction() as connection:
+            connection.execute(sa.delete(held))
+            upgrading = pool.submit(newer.migrate)
+            _until_somebody_waits(busy)
+            connection.execute(sa.delete(wanted))
+        upgrading.result(30)
+    assert "added_3" in str(_differences(newer))
+    busy.close()
+    newer.close()
+
+
+def _until_somebody_waits(outbox: Outbox) -> None:
+    """Wait until a transaction waits for a table that another holds."""
+    deadline = time.monotonic() + 10
+    with outbox.engine.connect() as connection:
+        while not connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            connection.rollback()
+            assert time.monotonic() < deadline
+
+
 def test_two_forwarders_may_start_on_an_empty_database_at_once(postgresql: PostgreSQL) -> None:
     """One makes the tables, the other waits for it."""
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only here
-
     url = postgresql.database()
     both = [Outbox(connect(url)) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
