@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-PATIENCE = 120.0  # seconds for each thing that is waited for
+PATIENCE = 200.0  # seconds for each thing that is waited for: a virtual environment is made meanwhile
 ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07\x1b]*\x07?|[78])")
 
 
