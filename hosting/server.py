@@ -74,9 +74,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         )
 
     def create(self, props: Properties) -> dynamic.CreateResult:
-        """Install on every server; what an interrupted run left behind is taken over."""
+        """Install on every server; what an interrupted run left behind is taken over, another stack's is refused."""
         accepted = list(props["tokens"])
-        finish(bring_up(props, accepted))
+        finish(bring_up(props, accepted, known=[]))
         return dynamic.CreateResult(props["name"], outputs(props, accepted))
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
@@ -92,7 +92,7 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(olds, news)
-        finish(bring_up(news, accepted))
+        finish(bring_up(news, accepted, known=olds["hosts"]))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds))
@@ -223,6 +223,20 @@ def request(props: Mapping[str, Any], verb: str) -> Properties:
     }
 
 
+def hidden(nonce: str, value: str) -> str:
+    """Return the HMAC by which a secret is compared without being sent."""
+    return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
+
+
+def claim(accepted: Sequence[str], *, new: bool) -> Properties:
+    """Return what tells an own forwarder from another stack's of the same name, on a server that is `new` to this one.
+
+    A forwarder that accepts a token of ours is ours; where one was known to be, there is nothing to tell.
+    """
+    nonce = random.token_hex(16)
+    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in accepted] if new else []}}
+
+
 def reporter(host: str, props: Mapping[str, Any]) -> Any:
     """Return a function that prints what is being done, one line each."""
 
@@ -232,16 +246,16 @@ def reporter(host: str, props: Mapping[str, Any]) -> Any:
     return progress
 
 
-async def look_at(server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool) -> Properties:
+async def look_at(
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool, new: bool = False
+) -> Properties:
     """Return what a server says of itself and of its forwarder."""
     nonce = random.token_hex(16)
     values = {**props["secrets"], TOKENS: ",".join(accepted)}
-    hashes = {
-        name: hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest() for name, value in values.items()
-    }
+    hashes = {name: hidden(nonce, value) for name, value in values.items()}
     site = str(next(iter(props["servers"].values()))["site"])
     question = request(props, "look") | {"nonce": nonce, "secrets": hashes, "check": check, "site": site}
-    return await server.ask(question, {}, reporter(server.host, props))
+    return await server.ask(question | claim(accepted, new=new), {}, reporter(server.host, props))
 
 
 async def examine(  # noqa: PLR0913 - what a server may lack depends on all of it
@@ -271,6 +285,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "settings": {},
         "secrets": {},
         "nonce": "",
+        **claim([], new=False),
     }
     async with connect(host, access) as server:
         found = await server.ask(question, {}, lambda _: None)
@@ -296,19 +311,21 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
     """Bring every server into the declared state, one at a time, once all of them will do.
+
+    On those that are not `known` to hold a forwarder of this stack, one of another stack is refused.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    await require(props, accepted)
+    await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
         async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True)
+            looked = await look_at(server, props, accepted, check=True, new=host not in known)
             try:
-                await apply(server, props, accepted, looked)
+                await apply(server, props, accepted, looked, new=host not in known)
             except ServerError as error:
                 for other in fresh:
                     await clear(other, props)
@@ -324,7 +341,7 @@ def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str
     return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
+async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
     """Return when every server has what is needed.
 
     Raises:
@@ -333,7 +350,7 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
     found = []
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True)
+            looked = await look_at(server, props, accepted, check=True, new=host not in known)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
     refuse(found)
 
@@ -346,12 +363,15 @@ def refuse(lacks: Sequence[str]) -> None:
         )
 
 
-async def apply(server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any]) -> None:
+async def apply(
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any], *, new: bool
+) -> None:
     """Bring one server into the declared state."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
     trial = describe(props, trial=True)
-    order = request(props, "apply") | {
+    order = request(props, "apply") | claim(accepted, new=new)
+    order |= {
         "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
         "token": accepted[0],
         "service": declared["service"],

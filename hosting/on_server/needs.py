@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import systemd
+from hosting.on_server import owner, systemd
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -20,7 +20,7 @@ ROOM_FOR_THE_OUTBOX = 100  # MB
 
 def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
-    found = [*system(), *room(request, places)]
+    found = [*system(), *room(request, places), *owner.refusal(request, places)]
     if not found:
         found = [*ports(request, places), *certificate(request), *caddy(request)]
     return found
