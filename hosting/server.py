@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets as random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -92,10 +92,10 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(olds, news)
-        finish(bring_up(news, accepted, known=olds["hosts"]))
+        kept = finish(bring_up(news, accepted, known=olds["hosts"]))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
-                finish(clear(host, olds))
+                finish(clear(host, olds, kept))
             except UnreachableError:  # most likely the reason why it is no longer listed
                 reporter(host, olds)(
                     "does not answer, so what is on it was left; its texts are mailed if it comes back"
@@ -311,8 +311,8 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
-    """Bring every server into the declared state, one at a time, once all of them will do.
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> set[str]:
+    """Bring every server into the declared state, one at a time, once all of them will do; return their host keys.
 
     On those that are not `known` to hold a forwarder of this stack, one of another stack is refused.
 
@@ -321,6 +321,7 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], known: Seq
     """
     await require(props, accepted, known)
     fresh: list[str] = []
+    keys = set()
     for host in props["hosts"]:
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True, new=host not in known)
@@ -332,6 +333,8 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], known: Seq
                 raise ServerError(f"{error}{others(props, host, fresh)}") from None
             if looked["seen"]["release"] == "none":
                 fresh.append(host)
+            keys.add(server.host_key)
+    return keys
 
 
 def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str:
@@ -399,10 +402,12 @@ def bundle(looked: Mapping[str, Any], *, offline: bool) -> dict[str, bytes]:
     return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
 
 
-async def clear(host: str, props: Mapping[str, Any]) -> None:
-    """Remove the forwarder from one server, and say what is kept there."""
+async def clear(host: str, props: Mapping[str, Any], kept: Collection[str] = ()) -> None:
+    """Remove the forwarder from one server, and say what is kept there; not from one with a host key in `kept`."""
     try:
         async with connect(host, access(props)) as server:
+            if server.host_key in kept:  # it has another name now
+                return
             order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"]}
             done = await server.ask(order, {}, reporter(host, props))
     except UnreachableError as error:

@@ -177,6 +177,12 @@ class Server:
     access: Access
     connection: asyncssh.SSHClientConnection
 
+    @property
+    def host_key(self) -> str:
+        """The fingerprint of its key, by which a server is known under each of its names."""
+        key = self.connection.get_server_host_key()
+        return key.get_fingerprint() if key else self.host
+
     async def ask(
         self, request: Mapping[str, Any], files: Mapping[str, bytes], progress: Callable[[str], None]
     ) -> dict[str, Any]:

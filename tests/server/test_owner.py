@@ -96,6 +96,17 @@ def test_an_update_mends_tokens_that_were_changed_by_hand(
     assert post(machine, 4) == 200
 
 
+def test_a_server_under_another_name(machine: Machine, sink: MailSink, created: Properties) -> None:
+    """What is no longer listed by its former name is not cleared: it is the same server."""
+    *network, third, fourth = machine.ip.split(".")
+    name = ".".join([*network, str(int(third) * 256 + int(fourth))])
+    renamed = declared(machine, sink=sink) | {"hosts": [name]}
+    before = as_it_is(machine)
+    provider.update("id", created, renamed | {"servers": {name: created["servers"][machine.ip]}})
+    assert as_it_is(machine) == before
+    assert post(machine, 7) == 200
+
+
 def test_two_stacks_at_once(machine: Machine, sink: MailSink) -> None:
     """Both find nothing there; the one that comes second to the lock is refused all the same."""
     said: dict[str, Any] = {}
