@@ -18,6 +18,7 @@ import pulumi
 from pulumi import dynamic
 
 from hosting import release as releases
+from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import Access, Server, ServerError, UnreachableError, connect
 from hosting.unit import CONTENT, Service, caddy_site, operator_command, service_unit, socket_unit
@@ -57,8 +58,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     serialize_as_secret_always = False
 
     def configure(self, _req: dynamic.ConfigureRequest) -> None:
-        """Nothing of the configuration is needed; errors are to be read by people."""
+        """Nothing of the configuration is needed; errors are to be read by people, and no work outlives the CLI."""
         show_errors_without_traceback()
+        end_with_the_engine()
 
     def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
         """Return every mistake at once, each by the name of its property."""

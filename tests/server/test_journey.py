@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from sandbox.server import Sandbox
-from tests.journey.checkout import ROOT, Checkout
+from tests.journey.checkout import Checkout
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.machine import Machine, eventually
@@ -60,10 +60,14 @@ class Stack:
 
     def check(self, status: int) -> str:
         """Return what `python -m stacks check` prints."""
+        return self.shell(f".venv/bin/python -m stacks check --stack {self.name}", status)
+
+    def shell(self, line: str, status: int = 0) -> str:
+        """Return what a line of a handbook prints, typed in the checkout."""
         done = subprocess.run(
-            [ROOT / ".venv" / "bin" / "python", "-m", "stacks", "check", "--stack", self.name],
+            shlex.split(line),
             cwd=self.checkout.folder,
-            env=self.environment,
+            env=self.environment | {"PULUMI_STACK": self.name},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -130,21 +134,25 @@ def stack(
     callfire: CallFire,
 ) -> Stack:
     """A stack `production` whose settings are complete."""
-    home = tmp_path_factory.mktemp("pulumi")
-    environment = {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{home}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = backend(tmp_path_factory.mktemp("pulumi"), pulumi_cli)
     stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
     stack.file.unlink()  # the example
     type_the_handbook(stack, machine, callfire)
     for name, value in settings(machine, callfire).items():  # what a throw-away server has otherwise
         stack.pulumi("config", "set", name, str(value))
     return stack
+
+
+def backend(home: Path, cli: Path) -> dict[str, str]:
+    """The environment of a CLI that keeps everything in a folder."""
+    return {
+        "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{home}",
+        "PULUMI_HOME": str(home),
+        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
 
 
 def type_the_handbook(stack: Stack, machine: Machine, callfire: CallFire) -> None:
