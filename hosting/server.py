@@ -416,9 +416,11 @@ async def clear(host: str, props: Mapping[str, Any], kept: Collection[str] = ())
         raise UnreachableError(
             f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
         ) from None
+    left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
-        left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
         reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
+    elif left:
+        reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
 
 
 class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"):

@@ -334,3 +334,23 @@ def test_destroy_takes_the_subscription_back_first_and_leaves_nothing(
     assert callfire.ask("/control/subscriptions")["subscriptions"] == []
     assert machine.run("ls -d /etc/callfire-mail /opt/callfire-mail /var/lib/callfire-mail*", check=False) == ""
     assert "callfire" not in machine.run("systemctl list-units --all --no-legend; ls /etc/systemd/system")
+
+
+def test_purge_takes_what_was_not_delivered_too(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """Switched on without a restart; the destroy removes outbox and backups, and says what was in them."""
+    stack.up()
+    (stack.checkout.folder / "forwarder" / "__init__.py").write_text('"""Another release."""\n')
+    stack.pulumi("config", "set", "smtpPort", "1")
+    stack.up()
+    assert "before-" in machine.run("ls /var/backups/callfire-mail-production")
+    pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
+    stack.pulumi("config", "set", "purge", "true")
+    assert "1 updated" in stack.up()
+    assert machine.run("systemctl show -P MainPID callfire-mail-production.service") == pid
+    callfire.send_text("never delivered")
+    status = "/opt/callfire-mail/production/forwarder status --json"
+    eventually(lambda: json.loads(machine.run(status))["queued"] == 1, "the text is in the outbox")
+    printed = stack.pulumi("destroy", "--yes", "--skip-preview")
+    assert "removed what was not delivered (1 waiting) with the outbox and its copies" in printed
+    places = "/var/lib/callfire-mail* /var/lib/private/callfire-mail* /var/backups/callfire-mail* /opt/callfire-mail"
+    assert machine.run(f"ls -d {places}", check=False) == ""
