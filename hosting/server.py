@@ -18,6 +18,7 @@ import pulumi
 from pulumi import dynamic
 
 from hosting import release as releases
+from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
 from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
 from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
@@ -56,8 +57,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     serialize_as_secret_always = False
 
     def configure(self, _req: dynamic.ConfigureRequest) -> None:
-        """Nothing of the configuration is needed; errors are to be read by people."""
+        """Nothing of the configuration is needed; errors are to be read by people, and no work outlives the CLI."""
         show_errors_without_traceback()
+        end_with_the_engine()
 
     def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
         """Return every mistake at once, each by the name of its property."""
@@ -73,9 +75,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         )
 
     def create(self, props: Properties) -> dynamic.CreateResult:
-        """Install on every server; what an interrupted run left behind is taken over."""
+        """Install on every server; what an interrupted run left behind is taken over, another stack's is refused."""
         accepted = list(props["tokens"])
-        finish(bring_up(props, accepted))
+        finish(bring_up(props, accepted, known=[]))
         return dynamic.CreateResult(props["name"], outputs(props, accepted))
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
@@ -92,7 +94,7 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(olds, news)
         run = random.token_hex(16)
-        finish(bring_up(news, accepted, run))
+        finish(bring_up(news, accepted, run, known=olds["hosts"]))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds, unless=run))
@@ -223,6 +225,20 @@ def request(props: Mapping[str, Any], verb: str) -> Properties:
     }
 
 
+def hidden(nonce: str, value: str) -> str:
+    """Return the HMAC by which a secret is compared without being sent."""
+    return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
+
+
+def claim(accepted: Sequence[str], *, new: bool) -> Properties:
+    """Return what tells an own forwarder from another stack's of the same name, on a server that is `new` to this one.
+
+    A forwarder that accepts a token of ours is ours; where one was known to be, there is nothing to tell.
+    """
+    nonce = random.token_hex(16)
+    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in accepted] if new else []}}
+
+
 def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
     """Return a function that prints what is being done, one line each."""
 
@@ -232,16 +248,16 @@ def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
     return progress
 
 
-async def look_at(server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool) -> Properties:
+async def look_at(
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool, new: bool = False
+) -> Properties:
     """Return what a server says of itself and of its forwarder."""
     nonce = random.token_hex(16)
     values = {**props["secrets"], TOKENS: ",".join(accepted)}
-    hashes = {
-        name: hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest() for name, value in values.items()
-    }
+    hashes = {name: hidden(nonce, value) for name, value in values.items()}
     site = str(next(iter(props["servers"].values()))["site"])
     question = request(props, "look") | {"nonce": nonce, "secrets": hashes, "check": check, "site": site}
-    return await server.ask(question, {}, reporter(server.host, props))
+    return await server.ask(question | claim(accepted, new=new), {}, reporter(server.host, props))
 
 
 async def examine(  # noqa: PLR0913 - what a server may lack depends on all of it
@@ -273,6 +289,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "settings": {},
         "secrets": {},
         "nonce": "",
+        **claim([], new=False),
     }
     async with connect(host, access) as server:
         found = await server.ask(question, {}, lambda _: None)
@@ -298,19 +315,22 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "") -> None:
+async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "", known: Sequence[str] = ()) -> None:
     """Bring every server into the declared state, one at a time, once all of them will do; each remembers this `run`.
+
+    On those that are not `known` to hold a forwarder of this stack, one of another stack is refused.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    await require(props, accepted)
+    await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
+        new = host not in known
         async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True)
+            looked = await look_at(server, props, accepted, check=True, new=new)
             try:
-                await apply(server, props, accepted, looked, run)
+                await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
             except ServerError as error:
                 for other in fresh:
                     await clear(other, props)
@@ -326,7 +346,7 @@ def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str
     return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
+async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
     """Return when every server has what is needed.
 
     Raises:
@@ -335,7 +355,7 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str]) -> None:
     found = []
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True)
+            looked = await look_at(server, props, accepted, check=True, new=host not in known)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
     refuse(found)
 
@@ -349,29 +369,32 @@ def refuse(lacks: Sequence[str]) -> None:
 
 
 async def apply(
-    server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any], run: str
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], looked: Mapping[str, Any], ours: Properties
 ) -> None:
-    """Bring one server into the declared state."""
+    """Bring one server into the declared state; `ours` tells it whose this is, and which run."""
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
     service, trial = describe(props), describe(props, trial=True)
-    order = request(props, "apply") | {
-        "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
-        "token": accepted[0],
-        "run": run,
-        "service": declared["service"],
-        "socket": declared["socket"],
-        "site": declared["site"],
-        "command": operator_command(service),
-        "offline": props["offline"],
-        "requirements": releases.requirements(),
-        "preflight": {
-            "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
-            "service": service_unit(trial),
-            "socket": socket_unit(trial),
-            "listen": trial.listen,
-        },
-    }
+    order = (
+        request(props, "apply")
+        | ours
+        | {
+            "secrets": {**props["secrets"], TOKENS: ",".join(accepted)},
+            "token": accepted[0],
+            "service": declared["service"],
+            "socket": declared["socket"],
+            "site": declared["site"],
+            "command": operator_command(service),
+            "offline": props["offline"],
+            "requirements": releases.requirements(),
+            "preflight": {
+                "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
+                "service": service_unit(trial),
+                "socket": socket_unit(trial),
+                "listen": trial.listen,
+            },
+        }
+    )
     progress = reporter(server.host, props)
     files = {} if looked["installed"] else bundle(looked, progress, offline=props["offline"])
     if files:
@@ -402,9 +425,11 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
         raise UnreachableError(
             f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
         ) from None
+    left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
-        left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
         reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
+    elif left:
+        reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
 
 
 class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"):

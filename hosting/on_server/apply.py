@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import caddy, releases, systemd
+from hosting.on_server import caddy, owner, releases, systemd
 from hosting.on_server.gate import Gate
 from hosting.on_server.look import credentials, in_force, release, state
 from hosting.on_server.places import (
@@ -41,7 +41,10 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
 
     Raises:
         FailedError: it would not become healthy; what was in force before is in force again, or nothing if that was so.
+            Or it is another stack's, which was quicker since this one looked; nothing was changed.
     """
+    for refusal in owner.refusal(request, places):
+        raise FailedError(f"{refusal}; nothing was changed")
     clean_up_preflight(places)
     write(places.run, str(request["run"]))
     changes = differences(request, places)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hosting.on_server import gate, needs, releases, systemd
+from hosting.on_server.owner import digest
 from hosting.on_server.places import Places, read
 
 AS_DECLARED = "as declared"
@@ -60,11 +61,6 @@ def seen(request: dict[str, Any], places: Places) -> dict[str, Any]:
 def credentials(folder: Path) -> dict[str, str]:
     """Return the settings in force."""
     return {path.name: path.read_text(errors="replace") for path in sorted(folder.glob("*"))}
-
-
-def digest(nonce: str, value: str) -> str:
-    """Return the HMAC by which a secret is compared."""
-    return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
 
 
 def release(places: Places) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import releases, systemd
+from hosting.on_server import owner, releases, systemd
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -23,7 +23,7 @@ ANSWERS_WITHIN = 10.0  # seconds
 
 def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
-    found = [*system(), *room(request, places)]
+    found = [*system(), *room(request, places), *owner.refusal(request, places)]
     if not found:
         found = [*ports(request, places), *certificate(request), *caddy(request)]
     return [*found, *reach(request)]

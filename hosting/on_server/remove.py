@@ -48,7 +48,8 @@ def drain(folder: Path, seconds: float) -> None:
 def undelivered(folder: Path) -> dict[str, int]:
     """Return how many mails wait, are dead, and how many postbacks lie in quarantine, in this outbox.
 
-    The tables are those of `forwarder/schema.py`; one that is not there counts as empty.
+    The tables are those of `forwarder/schema.py`; one that is not there counts as empty. The forwarder's own `status`
+    is not asked: a broken release could not answer it, and with PostgreSQL it would speak of all servers.
     """
     counts = {"waiting": 0, "dead": 0, "quarantined": 0}
     questions = {

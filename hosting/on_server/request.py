@@ -29,12 +29,10 @@ def main(request: dict[str, Any]) -> None:
     os.umask(0o022)
     try:
         places = Places(str(request["name"]))
-        if request["verb"] == "look":
-            done = look(request, places)
-        else:
-            with alone(places.lock):
-                done = VERBS[request["verb"]](request, places)
-        say(done=done)
+        looks = request["verb"] == "look"
+        under_way = contextlib.nullcontext() if looks and not places.lock.exists() else alone(places.lock, shared=looks)
+        with under_way:
+            say(done=VERBS[request["verb"]](request, places))
     except FailedError as error:
         say(failed=str(error))
     except OSError as error:
@@ -44,14 +42,17 @@ def main(request: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Keep a second deployment of the same forwarder waiting; the kernel frees the lock however this one ends."""
+def alone(lock: Path, *, shared: bool) -> Iterator[None]:
+    """Keep a second deployment of the same forwarder waiting; the kernel frees the lock however this one ends.
+
+    Those that only look share it: what they would see of a deployment under way, of a dead CLI's too, will not last.
+    """
     with lock.open("w") as file:
         deadline = time.monotonic() + LOCKED_FOR
         said = False
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not said:

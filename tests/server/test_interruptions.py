@@ -103,6 +103,7 @@ def test_a_former_token_is_dropped_when_nobody_uses_it(machine: Machine, sink: M
     assert dropped["former_token"] == "dropped"
     assert (post(machine, 5), post(machine, 6, NEW_TOKEN)) == (404, 200)
     assert not provider.diff("id", read(provider, dict(dropped)), rotated).changes
+    provider.delete("id", dict(dropped))
 
 
 def test_an_update_that_is_killed_after_the_switch_is_gated_by_the_next(

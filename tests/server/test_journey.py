@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from sandbox.server import Sandbox
-from tests.journey.checkout import ROOT, Checkout
+from tests.journey.checkout import Checkout
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.kit import ip6_of
@@ -62,10 +62,14 @@ class Stack:
 
     def check(self, status: int) -> str:
         """Return what `python -m stacks check` prints."""
+        return self.shell(f".venv/bin/python -m stacks check --stack {self.name}", status)
+
+    def shell(self, line: str, status: int = 0) -> str:
+        """Return what a line of a handbook prints, typed in the checkout."""
         done = subprocess.run(
-            [ROOT / ".venv" / "bin" / "python", "-m", "stacks", "check", "--stack", self.name],
+            shlex.split(line),
             cwd=self.checkout.folder,
-            env=self.environment,
+            env=self.environment | {"PULUMI_STACK": self.name},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -76,17 +80,7 @@ class Stack:
 
     def provider(self, *words: str, status: int = 0) -> str:
         """Return what a command of the provider's prints, on both outputs."""
-        done = subprocess.run(
-            [ROOT / ".venv" / "bin" / "python", "-m", "provider", *words, "--stack", self.name],
-            cwd=self.checkout.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, done.stdout
-        return done.stdout
+        return self.shell(shlex.join([".venv/bin/python", "-m", "provider", *words, "--stack", self.name]), status)
 
     def exported(self) -> str:
         return self.pulumi("stack", "export")
@@ -146,21 +140,25 @@ def stack(
     callfire: CallFire,
 ) -> Stack:
     """A stack `production` whose settings are complete."""
-    home = tmp_path_factory.mktemp("pulumi")
-    environment = {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{home}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = backend(tmp_path_factory.mktemp("pulumi"), pulumi_cli)
     stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
     stack.file.unlink()  # the example
     type_the_handbook(stack, machine, callfire)
     for name, value in settings(machine, callfire).items():  # what a throw-away server has otherwise
         stack.pulumi("config", "set", name, str(value))
     return stack
+
+
+def backend(home: Path, cli: Path) -> dict[str, str]:
+    """The environment of a CLI that keeps everything in a folder."""
+    return {
+        "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{home}",
+        "PULUMI_HOME": str(home),
+        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
 
 
 def type_the_handbook(stack: Stack, machine: Machine, callfire: CallFire) -> None:
@@ -405,3 +403,23 @@ def test_destroy_takes_the_subscription_back_first_and_leaves_nothing(
     assert callfire.ask("/control/subscriptions")["subscriptions"] == []
     assert machine.run("ls -d /etc/callfire-mail /opt/callfire-mail /var/lib/callfire-mail*", check=False) == ""
     assert "callfire" not in machine.run("systemctl list-units --all --no-legend; ls /etc/systemd/system")
+
+
+def test_purge_takes_what_was_not_delivered_too(stack: Stack, machine: Machine, callfire: CallFire) -> None:
+    """Switched on without a restart; the destroy removes outbox and backups, and says what was in them."""
+    stack.up()
+    (stack.checkout.folder / "forwarder" / "__init__.py").write_text('"""Another release."""\n')
+    stack.pulumi("config", "set", "smtpPort", "1")
+    stack.up()
+    assert "before-" in machine.run("ls /var/backups/callfire-mail-production")
+    pid = machine.run("systemctl show -P MainPID callfire-mail-production.service")
+    stack.pulumi("config", "set", "purge", "true")
+    assert "1 updated" in stack.up()
+    assert machine.run("systemctl show -P MainPID callfire-mail-production.service") == pid
+    callfire.send_text("never delivered")
+    status = "/opt/callfire-mail/production/forwarder status --json"
+    eventually(lambda: json.loads(machine.run(status))["queued"] == 1, "the text is in the outbox")
+    printed = stack.pulumi("destroy", "--yes", "--skip-preview")
+    assert "removed what was not delivered (1 waiting) with the outbox and its copies" in printed
+    places = "/var/lib/callfire-mail* /var/lib/private/callfire-mail* /var/backups/callfire-mail* /opt/callfire-mail"
+    assert machine.run(f"ls -d {places}", check=False) == ""

@@ -164,7 +164,7 @@ def test_a_way_back_that_is_cut_off_is_finished_by_the_next(  # noqa: PLR0913, P
             )
             if moment == "going back":
                 machine.run(f"while grep -q {name} {unit}; do :; done")
-            machine.run("pkill -9 -f '^python3 -c import sys'")
+            machine.run("pkill -9 -f '^python3 -I -c import sys'")
             thread.join(60)
             assert not thread.is_alive()
             assert "the connection ended before the answer" in str(failures[0])

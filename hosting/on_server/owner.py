@@ -1,0 +1,31 @@
+"""Whose a forwarder is: two stacks of one name must not take each other's over. No token is sent for that."""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from typing import Any
+
+from hosting.on_server.places import Places, read
+
+TOKENS = "FORWARDER_TOKENS"
+
+
+def digest(nonce: str, value: str) -> str:
+    """Return the HMAC by which a secret is compared."""
+    return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
+
+
+def refusal(request: dict[str, Any], places: Places) -> Iterator[str]:
+    """Say why the forwarder of this name is not the claimant's, if there is one and it accepts no token of his.
+
+    `request["claim"]` holds the HMAC of each token of his under a nonce, or none where the forwarder is known as his.
+    """
+    claim, there = request["claim"], read(places.credentials / TOKENS)
+    if there is None or not claim["tokens"]:
+        return
+    if not {digest(claim["nonce"], token) for token in there.split(",")} & set(claim["tokens"]):
+        yield (
+            f"its service {places.unit} belongs to another stack of this name: give this one another name; or, if the"
+            f" other's state is lost for good, forget it there with `sudo rm -rf {places.credentials}"
+            f" {places.credentials}.*`, which keeps its outbox, and run `pulumi up` again"
+        )

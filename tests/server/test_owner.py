@@ -1,0 +1,148 @@
+"""Two stacks of one name on one server: neither takes the other's forwarder over."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hosting.server import ServerForwarderProvider
+from hosting.ssh import ServerError
+from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
+from tests.server.conftest import Servers
+from tests.server.kit import Properties, declared, differing, read, sink_at
+from tests.server.machine import Machine
+
+provider = ServerForwarderProvider()
+UNIT = "callfire-mail-production"
+OTHERS = "fedcba9876543210fedcba9876543210"
+# Several servers need one; nobody gets as far as asking it.
+DATABASE = {"FORWARDER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+
+
+@pytest.fixture(scope="module")
+def machine(servers: Servers) -> Machine:
+    """A server with nothing on it."""
+    return servers("owned")
+
+
+@pytest.fixture(scope="module")
+def sink(machine: Machine) -> Iterator[MailSink]:
+    """The mail server."""
+    with sink_at(machine) as sink:
+        yield sink
+
+
+@pytest.fixture
+def created(machine: Machine, sink: MailSink) -> Iterator[Properties]:
+    """The outputs of a stack's installation, which is removed after the test."""
+    outputs = dict(provider.create(declared(machine, sink=sink)).outs or {})
+    yield outputs
+    provider.delete("id", outputs)
+
+
+def post(machine: Machine, text_id: int, token: str = TOKEN) -> int:
+    """Post one text."""
+    url = f"http://{machine.ip}:8710/postback/{token}"
+    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
+
+
+def as_it_is(machine: Machine) -> str:
+    """Whatever a takeover would change: the process, the files, the times of their last change."""
+    places = f"/etc/callfire-mail /etc/systemd/system /opt/callfire-mail /var/lib/private/{UNIT} /run/systemd/system"
+    return machine.run(
+        f"systemctl show -P MainPID {UNIT}.service; find {places} -not -name '*.db*' -printf '%p %T@\\n'"
+    )
+
+
+def refused(props: Properties) -> str:
+    """Return why an installation is refused."""
+    with pytest.raises(ServerError) as raised:
+        provider.create(props)
+    said = str(raised.value)
+    assert TOKEN not in said
+    assert OTHERS not in said
+    return said
+
+
+def test_another_stack_of_the_same_name_is_refused(machine: Machine, sink: MailSink, created: Properties) -> None:
+    """Whatever release and settings it has: it is told what to do, nothing is changed, and texts go on arriving."""
+    before = as_it_is(machine)
+    for changes in ({}, {"listen": "0.0.0.0:8720", "settings": {"FORWARDER_ADMIN_PORT": "8721"}}):
+        said = refused(declared(machine, sink=sink, tokens=[OTHERS], **changes))
+        assert said.startswith("The server can't take the forwarder; nothing was changed:\n")
+        assert f"{machine.ip}: its service {UNIT} belongs to another stack" in said
+        assert "give this one another name" in said
+    assert as_it_is(machine) == before
+    assert post(machine, 1) == 200
+    assert sink.wait_for(1)[0].text_id == 1
+
+
+def test_one_token_in_common_is_enough(machine: Machine, sink: MailSink, created: Properties) -> None:
+    """An installation that was cut off before its rotation, or in the middle of it, is its stack's."""
+    provider.create(declared(machine, sink=sink, tokens=[OTHERS, TOKEN]))
+    assert (post(machine, 2), post(machine, 3, OTHERS)) == (200, 200)
+    provider.create(declared(machine, sink=sink))
+
+
+def test_an_update_mends_tokens_that_were_changed_by_hand(
+    machine: Machine, sink: MailSink, created: Properties
+) -> None:
+    """Where the stack's own forwarder was, there is nothing to refuse."""
+    machine.run(f"echo -n {OTHERS} > /etc/callfire-mail/production/FORWARDER_TOKENS")
+    props = declared(machine, sink=sink)
+    outputs = dict(provider.update("id", read(provider, created), props).outs or {})
+    assert differing(read(provider, outputs), props) == {}
+    assert post(machine, 4) == 200
+
+
+def test_a_server_under_another_name(machine: Machine, sink: MailSink, created: Properties) -> None:
+    """What is no longer listed by its former name is not cleared: it is the same server."""
+    *network, third, fourth = machine.ip.split(".")
+    name = ".".join([*network, str(int(third) * 256 + int(fourth))])
+    renamed = declared(machine, sink=sink) | {"hosts": [name]}
+    before = as_it_is(machine)
+    provider.update("id", created, renamed | {"servers": {name: created["servers"][machine.ip]}})
+    assert as_it_is(machine) == before
+    assert post(machine, 7) == 200
+
+
+def test_two_stacks_at_once(machine: Machine, sink: MailSink) -> None:
+    """Both find nothing there; the one that comes second to the lock is refused all the same."""
+    said: dict[str, Any] = {}
+
+    def create(token: str) -> None:
+        try:
+            said[token] = provider.create(declared(machine, sink=sink, tokens=[token])).outs
+        except ServerError as error:
+            said[token] = str(error)
+
+    threads = [threading.Thread(target=create, args=(token,)) for token in (TOKEN, OTHERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    [winner], [loser] = ([token for token in said if isinstance(said[token], kind)] for kind in (dict, str))
+    assert f"its service {UNIT} belongs to another stack" in said[loser]
+    assert "nothing was changed" in said[loser]
+    assert (post(machine, 5, winner), post(machine, 6, loser)) == (200, 404)
+    provider.delete("id", said[winner])
+
+
+def test_a_server_that_is_added_to_the_list(
+    machine: Machine, sink: MailSink, created: Properties, servers: Servers
+) -> None:
+    """It is as new to the stack as in an installation; every server that is another's is named, and none is touched."""
+    second, third = servers("second"), servers("third")
+    others = [dict(provider.create(declared(each, sink=sink, tokens=[OTHERS])).outs or {}) for each in (second, third)]
+    before = [as_it_is(each) for each in (machine, second, third)]
+    wider = declared(machine, second, third, sink=sink, secrets=DATABASE)
+    for change in (lambda: provider.update("id", created, wider), lambda: provider.create(wider | {"tokens": ["new"]})):
+        with pytest.raises(ServerError) as raised:
+            change()
+        said = str(raised.value)
+        assert [each.ip in said for each in (second, third)] == [True, True]
+    assert said.count(f"its service {UNIT} belongs to another stack") == 3
+    assert [as_it_is(each) for each in (machine, second, third)] == before
+    for outputs in others:
+        provider.delete("id", outputs)
