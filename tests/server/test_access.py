@@ -29,7 +29,7 @@ from hosting.server import examine
 from hosting.ssh import Access
 told = json.load(sys.stdin)
 access = Access(**told["access"])
-words = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False}
+words = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
 print(asyncio.run(examine("production", told["host"], access, **words))[0]["python"])
 """
 
@@ -59,7 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def log_in(machine: Machine, host: str = "", **access: Any) -> list[str]:
     """Log in as a user with sudo, with the machine's key and pins unless told otherwise; return what it lacks."""
     told = {"user": "deploy", "key_file": machine.key, "known_hosts": tuple(machine.known_hosts), **access}
-    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False}
+    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
     return asyncio.run(examine("production", host or machine.ip, Access(**told), **words))[1]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from sandbox.server import Sandbox
 from tests.journey.checkout import ROOT, Checkout
 from tests.server.authority import pebble
 from tests.server.conftest import Servers
+from tests.server.kit import ip6_of
 from tests.server.machine import Machine
 from tests.server.names import PLAIN_SERVER, TLS_SERVER, certificate, listening, with_names
 from tests.server.postgresql import postgresql
@@ -47,12 +49,9 @@ class Checked:
     def check(self, status: int, *words: str, dns: bool = False, trust: Path | None = None, **changes: Any) -> str:
         """Return what the command prints with these settings and names."""
         told = settings(self.machine, self.callfire, **{"serverHosts": SERVER, "publicUrl": "", **changes})
-        keys = "\n".join(self.machine.known_hosts)
-        told["callfire-mail:serverHostKeys"] = ",".join(
-            line
-            for name in (SERVER, self.machine.ip, self.ipv6, "127.0.0.1")
-            for line in [keys.replace(self.machine.ip, name)]
-        )
+        key = self.machine.known_hosts[0].removeprefix(self.machine.ip)
+        names = (SERVER, self.machine.ip, self.ipv6, "127.0.0.1")
+        told["callfire-mail:serverHostKeys"] = ",".join(f"{name}{key}" for name in names)
         kept = yaml.safe_load(self.stack.file.read_text())
         secrets = {name: value for name, value in kept["config"].items() if isinstance(value, dict)}
         self.stack.file.write_text(yaml.safe_dump(kept | {"config": told | secrets}))
@@ -80,15 +79,7 @@ def machine(servers: Servers) -> Machine:
 @pytest.fixture(scope="module")
 def ipv6(machine: Machine) -> str:
     """The server's IPv6 address."""
-    namespace, number = machine.call("netns"), machine.ip.split(".")[2]
-    for words in (
-        ["addr", "add", f"fd77:{number}::1/64", "dev", f"th{number}", "nodad"],
-        ["-n", namespace, "addr", "add", f"fd77:{number}::2/64", "dev", "eth0", "nodad"],
-    ):
-        done = subprocess.run(["ip", "-6", *words], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this machine has no IPv6: {done.stderr.strip()}")
-    return f"fd77:{number}::2"
+    return ip6_of(machine)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +120,8 @@ def checked(stack: tuple[Stack, CallFire], machine: Machine, ipv6: str, authorit
 @contextmanager
 def firewall(machine: Machine, rule: str) -> Iterator[None]:
     """Let the server's firewall follow a rule, for the time of a block."""
+    if not shutil.which("nft"):
+        pytest.skip("a firewall needs nft (tests/debian-packages.txt)")
     nft = ["ip", "netns", "exec", machine.call("netns"), "nft"]
     chain = "add table inet test; add chain inet test input { type filter hook input priority 0; }"
     subprocess.run([*nft, f"{chain}; add rule inet test input {rule}"], check=True)
@@ -260,7 +253,7 @@ def test_several_servers_and_their_database(checked: Checked) -> None:
         url = open_to_all.replace("callfire@", f"callfire:{password}@")
         checked.stack.pulumi("config", "set", "--secret", "databaseUrl", typed=url)
         said = checked.check(1, **several)
-        assert "ok     database: empty; its tables will be made at the first start" in said
+        assert "ok     database: PostgreSQL, empty; its tables will be made at the first start" in said
         assert f"ok     server {SERVER}: Python 3.11" in said
         assert "WRONG  server other.example.com\n" in said
         assert f"ok     DNS name {DOMAIN}: {checked.machine.ip}\nok     port 8710: refused" in said
