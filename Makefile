@@ -15,6 +15,8 @@ help: ## show this list
 
 setup: ## virtual environment and Pulumi CLI
 	@$(SETUP)
+	@$(if $(filter setup,$(MAKECMDGOALS)),command -v pulumi >/dev/null || \
+		echo 'set-up: done. To type `pulumi`: export PATH="$$(.venv/bin/python tools/pulumi_cli.py path):$$PATH"')
 
 up: setup ## sandbox, forwarder and subscription on this machine; sends a text and shows the mail
 	@$(RUN) tools/sandbox_stack.py up
@@ -28,7 +30,7 @@ test: ## every test that needs no server of its own
 
 test-server: ## the server hosting on throw-away Debian machines (root; some minutes)
 	@$(SETUP) --dev
-	@$(RUN) -m pytest tests/server
+	@$(RUN) -m pytest -n auto --maxprocesses 2 --dist loadfile tests/server
 
 check: ## style, types and the boundaries between the parts
 	@$(SETUP) --dev --no-cli

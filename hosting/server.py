@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets as random
+import shlex
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -427,7 +428,10 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
         ) from None
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
-        reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
+        reporter(host, props)(
+            f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left});"
+            " installed there again, the forwarder mails it"
+        )
     elif left:
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
 
@@ -520,4 +524,5 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         admin = props["settings"]["FORWARDER_ADMIN_PORT"]
         user = f"{access.user}@" if access.user else ""
         through = f"-p {access.port} " * (access.port != 22) + f"-J {access.jump} " * bool(access.jump)  # noqa: PLR2004 - SSH
+        through += f"-i {shlex.quote(access.key_file)} " * bool(access.key_file)
         self.tunnels = [f"ssh -N -L {admin}:127.0.0.1:{admin} {through}{user}{host}" for host in hosts]

@@ -53,7 +53,7 @@ def on_servers(settings: StackSettings, stack: str) -> ServerForwarder:
         offline=settings.offline,
         purge=settings.purge,
     )
-    pulumi.export("status", forwarder.tunnels)
+    pulumi.export("status", "\n".join(forwarder.tunnels))
     return forwarder
 
 
