@@ -44,6 +44,7 @@ AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
+OF_ANOTHER = re.compile(r".+-(?:preflight|check|command)")  # so end the units that a forwarder has for a while
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -120,6 +121,11 @@ def mistakes(props: Properties) -> list[tuple[str, str]]:
     found = []
     if not NAME.fullmatch(props["name"]):
         found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
+    if OF_ANOTHER.fullmatch(props["name"]):
+        of, _, purpose = props["name"].rpartition("-")
+        found.append(
+            ("name", f"`{props['name']}` is what the {purpose} of a stack `{of}` is called on a server: choose another")
+        )
     if not props["hosts"]:
         found.append(("hosts", "no server is named"))
     found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]

@@ -174,6 +174,15 @@ def test_every_mistake_of_a_declaration_is_named(props: Properties) -> None:
     assert provider.check({}, props).failures == []
 
 
+@pytest.mark.parametrize("purpose", ["preflight", "check", "command"])
+def test_a_name_that_is_another_stacks(props: Properties, purpose: str) -> None:
+    """What another stack's units are called for a while would be cleaned up by that stack, with its outbox."""
+    [failure] = provider.check({}, props | {"name": f"blue-{purpose}"}).failures
+    said = f"`blue-{purpose}` is what the {purpose} of a stack `blue` is called on a server: choose another"
+    assert (failure.property, failure.reason) == ("name", said)
+    assert provider.check({}, props | {"name": purpose}).failures == []
+
+
 def test_a_server_that_is_too_old(servers: Servers) -> None:
     """Debian 11: its Python at first, then itself."""
     old = servers("old", "bullseye")
