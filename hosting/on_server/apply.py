@@ -66,7 +66,6 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
             take_back(places)
         raise
     write(places.applied, in_force(places), 0o600)
-    discard(places.before)
     releases.prune(places, str(request["release"]))
     return {"changed": changes}
 
@@ -209,7 +208,11 @@ def give_to_its_owner(outbox: Path) -> None:
 
 
 def switch(request: dict[str, Any], places: Places, changes: list[str]) -> None:
-    """Put what is declared in force; back to what was, when that does not become healthy."""
+    """Put what is declared in force; back to what was, when that does not become healthy.
+
+    Once it is healthy, what was before is forgotten first of all: cut off behind that, nobody goes back further than to
+    what runs.
+    """
     started = time.time()
     remember(places)
     try:
@@ -221,6 +224,7 @@ def switch(request: dict[str, Any], places: Places, changes: list[str]) -> None:
         raise FailedError(
             f"release {request['release']} did not become healthy ({error}). {outcome} Its last words:\n{words}"
         ) from None
+    forget(places)
 
 
 def remember(places: Places) -> None:
@@ -228,7 +232,7 @@ def remember(places: Places) -> None:
     if places.before.exists() or not places.applied.exists():
         return
     fresh = places.before.with_name(f"{places.before.name}.new")
-    discard(fresh)
+    discard(fresh)  # of one that was cut off
     fresh.mkdir(mode=0o700)
     for part in (places.service, places.socket):
         if part.exists():
@@ -236,6 +240,15 @@ def remember(places: Places) -> None:
     if places.credentials.exists():
         shutil.copytree(places.credentials, fresh / "credentials")
     fresh.rename(places.before)
+
+
+def forget(places: Places) -> None:
+    """Forget what was in force before, at one stroke: half of it must never be gone back to."""
+    old = places.before.with_name(f"{places.before.name}.old")
+    discard(old)  # of one that was cut off
+    if places.before.exists():
+        places.before.rename(old)
+        discard(old)
 
 
 def put_in_force(request: dict[str, Any], places: Places, changes: list[str]) -> None:
@@ -279,7 +292,7 @@ def roll_back(places: Places) -> str:
     except FailedError as error:
         return f"What was in force before does not start either ({error}): look at its journal, then run `pulumi up`."
     write(places.applied, in_force(places), 0o600)
-    discard(places.before)
+    forget(places)
     return "What was in force before runs again."
 
 
@@ -329,7 +342,8 @@ def uninstall(places: Places) -> None:
         discard(unit.with_name(f"{unit.name}.d"))
         discard(unit)
     systemd.reload()
-    for part in (places.credentials, places.before, places.applied, places.run, places.home):
+    kept = places.credentials.parent.glob(f"{places.name}.*")  # what is or was in force before, and the digest
+    for part in (places.credentials, *kept, places.run, places.home):
         discard(part)
     for shared in (places.credentials.parent, places.home.parent):
         with contextlib.suppress(OSError):  # another environment is there
