@@ -1,5 +1,6 @@
 """What can't work is said in one sentence before anything is changed, and nothing half done stays behind."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.conftest import Servers
 from tests.server.kit import Properties, declared, sink_at
 from tests.server.machine import Machine
+from tests.server.names import PLAIN_SERVER
 
 provider = ServerForwarderProvider()
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
@@ -123,10 +125,20 @@ def test_a_full_disk(props: Properties, machine: Machine) -> None:
         machine.run("umount /opt/callfire-mail/production && rm -r /opt/callfire-mail")
 
 
-@pytest.mark.parametrize(("port", "purpose"), [(8710, "takes postbacks"), (8711, "is the admin port")])
-def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, purpose: str) -> None:
-    """By whom is said."""
-    machine.run(f"systemd-run --unit taken --service-type=exec python3 -m http.server {port}")
+SPEAKS_NO_HTTP = shlex.join(["-c", PLAIN_SERVER, "8711", "220 mail.example.com ESMTP\r\n"])
+
+
+@pytest.mark.parametrize(
+    ("port", "purpose", "program"),
+    [
+        (8710, "takes postbacks", "-m http.server 8710"),
+        (8711, "is the admin port", "-m http.server 8711"),
+        (8711, "is the admin port", SPEAKS_NO_HTTP),
+    ],
+)
+def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, purpose: str, program: str) -> None:
+    """By whom is said, whatever he speaks."""
+    machine.run(f"systemd-run --unit taken --service-type=exec python3 {program}")
     try:
         machine.run(f"until ss -ltn | grep -q :{port}; do sleep 0.05; done")
         assert f"port {port} {purpose}, and python3 has it: stop that, or choose another port" in refused(props)
