@@ -111,6 +111,12 @@ def test_an_operator_has_the_forwarders_commands(machine: Machine, created: Prop
     assert machine.run("systemctl list-units --all --no-legend 'callfire-mail-*-command*'") == ""
 
 
+def test_two_operators_at_once(machine: Machine, created: Properties) -> None:
+    """Neither keeps the other from it, nor do two commands of a script."""
+    command = "/opt/callfire-mail/production/forwarder status >/dev/null"
+    machine.run(f'set -e; for n in 1 2 3; do {command} & all="$all $!"; done; for one in $all; do wait $one; done')
+
+
 def test_nothing_to_do_is_nothing_done(
     machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
 ) -> None:
