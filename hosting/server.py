@@ -148,6 +148,7 @@ def declare(props: Mapping[str, Any]) -> Properties:
         "release": props["release"],
         "service": service_unit(service),
         "socket": socket_unit(service),
+        "command": operator_command(service),
         "site": caddy_site(props["domain"], upstream, props["acme_directory"]) if props["tls"] == "acme" else "",
         "drop_ins": {},
         "settings": props["settings"],
@@ -390,7 +391,7 @@ async def apply(
             "service": declared["service"],
             "socket": declared["socket"],
             "site": declared["site"],
-            "command": operator_command(service),
+            "command": declared["command"],
             "offline": props["offline"],
             "requirements": releases.requirements(),
             "preflight": {

@@ -53,7 +53,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
     first = not places.applied.exists() and not places.before.exists()
     try:
         releases.install(request, places, Path(request["sent"]))
-        if set(changes) - {"drop_ins", "state", "site", "socket"} or first:
+        if set(changes) - {"command", "drop_ins", "state", "site", "socket"} or first:
             preflight(request, places, way_back=not first)
         if release(places) not in {request["release"], "none"}:
             back_up(places, str(request["release"]))
@@ -77,6 +77,7 @@ def differences(request: dict[str, Any], places: Places) -> list[str]:
         "release": release(places) != request["release"],
         "service": read(places.service) != request["service"],
         "socket": read(places.socket) != request["socket"],
+        "command": read(places.command) != request["command"],
         "site": (read(places.site) or "") != request["site"],
         "drop_ins": bool(systemd.drop_ins(places.service) | systemd.drop_ins(places.socket)),
         "settings": credentials(places.credentials) != declared,
@@ -234,7 +235,7 @@ def remember(places: Places) -> None:
     fresh = places.before.with_name(f"{places.before.name}.new")
     discard(fresh)  # of one that was cut off
     fresh.mkdir(mode=0o700)
-    for part in (places.service, places.socket):
+    for part in (places.service, places.socket, places.command):
         if part.exists():
             shutil.copy2(part, fresh / part.name)
     if places.credentials.exists():
@@ -289,7 +290,7 @@ def roll_back(places: Places) -> str:
     try:
         restore(places)
         previous_gate(places).wait()
-    except FailedError as error:
+    except (FailedError, OSError) as error:
         return f"What was in force before does not start either ({error}): look at its journal, then run `pulumi up`."
     write(places.applied, in_force(places), 0o600)
     forget(places)
@@ -297,7 +298,7 @@ def roll_back(places: Places) -> str:
 
 
 def restore(places: Places) -> None:
-    """Write the former units and settings and start them; what never became ready does not listen to SIGTERM."""
+    """Write what was in force and start it; what never became ready does not listen to SIGTERM."""
     kept = credentials(places.before / "credentials")
     write_credentials(places.credentials, kept)
     changed = False
@@ -306,6 +307,11 @@ def restore(places: Places) -> None:
         changed |= part == places.socket and former != read(part)
         if former is not None:
             write(part, former)
+    former = read(places.before / places.command.name)
+    if former is None:
+        discard(places.command)
+    else:
+        write(places.command, former, 0o755)
     if not systemd.active(f"{places.unit}.service"):
         systemd.reload()
         systemd.kill(places.unit)

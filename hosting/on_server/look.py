@@ -44,6 +44,7 @@ def seen(request: dict[str, Any], places: Places) -> dict[str, Any]:
         "release": release(places),
         "service": read(places.service) or "",
         "socket": read(places.socket) or "",
+        "command": read(places.command) or "",
         "site": declared_site or "",
         "drop_ins": systemd.drop_ins(places.service) | systemd.drop_ins(places.socket),
         "settings": {

@@ -1,5 +1,6 @@
 """A forwarder on a server: installed, upgraded, restarted and rolled back under load, mended, moved on, removed."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -252,6 +253,40 @@ def test_a_release_that_fails_on_the_real_outbox_is_rolled_back(  # noqa: PLR091
             provider.update("id", created, declared(machine, sink=sink))
         assert "the migration does not fit" in str(raised.value)
     load.check(sink)
+    script = "/opt/callfire-mail/production/forwarder"
+    assert props["release"] in machine.run(f"{script} status >/dev/null && test -x {script} && cat {script}")
+    assert not provider.diff("id", read(provider, created), props).changes
+
+
+READ_ONLY = """
+until grep -q {release} /etc/systemd/system/{unit}.service; do sleep 0.05; done
+mount --bind /etc/systemd/system /etc/systemd/system && mount -o remount,bind,ro /etc/systemd/system
+"""
+
+
+def test_a_way_back_that_can_not_be_written_hides_no_error(  # noqa: PLR0913, PLR0917 - fixtures
+    provider: ServerForwarderProvider,
+    props: Properties,
+    created: Properties,
+    sink: MailSink,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A release fails, and then the disk: both are said, and the next `up` finishes the way back."""
+    assert post(machine, 9) == 200
+    try:
+        with broken_release(monkeypatch, tmp_path, fail_on_real_data) as name:
+            thread = threading.Thread(target=machine.run, args=(READ_ONLY.format(release=name, unit=UNIT),))
+            thread.start()
+            with pytest.raises(ServerError, match="the migration does not fit") as raised:
+                provider.update("id", created, declared(machine, sink=sink))
+        thread.join(60)
+    finally:
+        machine.run("umount /etc/systemd/system")
+    assert "What was in force before does not start either ([Errno 30] Read-only file system" in str(raised.value)
+    provider.update("id", read(provider, created), props)
+    assert post(machine, 10) == 200
     assert not provider.diff("id", read(provider, created), props).changes
 
 
@@ -285,6 +320,7 @@ DRIFTS = {
         "for folder in /opt/callfire-mail/production/releases/*/lib; do mv $folder/python3.* $folder/python3.9; done",
         "release",
     ),
+    "an operator's command edited by hand": ("echo exit 1 > /opt/callfire-mail/production/forwarder", "command"),
     "all of it": (f"systemctl stop {UNIT}.socket; rm -r /etc/callfire-mail /etc/systemd/system/{UNIT}.*", "service"),
 }
 
