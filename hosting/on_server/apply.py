@@ -176,13 +176,17 @@ def state_folders(unit: str) -> list[Path]:
 
 
 def back_up(places: Places, before: str) -> None:
-    """Copy the outbox, while it is in use, before release `before` migrates it."""
+    """Copy the outbox, while it is in use, before release `before` migrates it.
+
+    What a release that failed has left of its tables gets a copy of its own, so that a further try of the same release
+    does not replace the one from before its migration.
+    """
     outbox = places.state / "outbox.db"
     if not outbox.exists():
         return
     say(doing="backing up the outbox")
     places.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
-    copy = places.backups / f"before-{before}.db"
+    copy = places.backups / "new.db"
     try:
         discard(copy)
         with (
@@ -190,6 +194,8 @@ def back_up(places: Places, before: str) -> None:
             contextlib.closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
+            tables = version(target)
+        copy.replace(places.backups / f"before-{before}-tables-{tables}.db")
     except (sqlite3.Error, OSError) as error:
         discard(copy)
         raise FailedError(f"the outbox can't be backed up: {error}") from None
@@ -198,6 +204,13 @@ def back_up(places: Places, before: str) -> None:
     kept = sorted(places.backups.glob("before-*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in kept[BACKUPS_KEPT:]:
         discard(old)
+
+
+def version(outbox: sqlite3.Connection) -> str:
+    """Return the version of an outbox's tables: what `forwarder/migrations` keeps; the first release kept none."""
+    kept = outbox.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+    found = kept and outbox.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(found[0]) if found else "1"
 
 
 def give_to_its_owner(outbox: Path) -> None:
