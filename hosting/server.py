@@ -423,11 +423,14 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
 
 
 async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
-    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
+    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there.
+
+    Another stack's of the same name is left: an error, but where the server is no longer listed it is only said.
+    """
     try:
         async with connect(host, access(props)) as server:
             order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-            done = await server.ask(order, {}, reporter(host, props))
+            done = await server.ask(order | claim(props["tokens"], new=True), {}, reporter(host, props))
     except UnreachableError as error:
         raise UnreachableError(
             f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
