@@ -17,6 +17,7 @@ from hosting.on_server import caddy, owner, releases, systemd
 from hosting.on_server.gate import Gate
 from hosting.on_server.look import credentials, in_force, release, state
 from hosting.on_server.places import (
+    CHECKING,
     PREFLIGHT,
     FailedError,
     Places,
@@ -31,6 +32,7 @@ from hosting.on_server.places import (
 
 BACKUPS_KEPT = 3
 START = 75.0  # seconds: TimeoutStartSec is 60
+CHECK = 60.0  # seconds
 ANY_PORT = "FORWARDER_ADMIN_PORT=0"  # in the unit of a preflight
 TRIAL = 5.0  # seconds from ready to healthy, with an empty outbox
 TRANSIENT = Path("/run/systemd/system")
@@ -141,7 +143,10 @@ def check(request: dict[str, Any], *, way_back: bool) -> None:
         FailedError: it can't use it; with `way_back` also if what is in force could not go on with what it leaves.
     """
     wanted = "--way-back" if way_back else "--database"
-    status, said, complaint = answer(*request["preflight"]["check"], wanted)
+    try:
+        status, said, complaint = answer(*request["preflight"]["check"], wanted, seconds=CHECK)
+    except FailedError as error:
+        status, said, complaint = 1, "", f"its look at the database: {error}"
     if status:
         lines = complaint.strip().splitlines()[-1:]
         problems = json.loads(said)["findings"][0]["problems"] if said.startswith("{") else lines
@@ -166,6 +171,8 @@ def clean_up_preflight(places: Places) -> None:
         for file in files:
             discard(file)
         systemd.reload()
+    if systemd.active(f"{places.unit}{CHECKING}.service"):
+        systemd.kill(f"{places.unit}{CHECKING}")
     for left in (places.preflight_credentials, *state_folders(unit)):
         discard(left)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PREFLIGHT = "-preflight"
+PREFLIGHT, CHECKING = "-preflight", "-check"  # what the units end in that try a release
 
 
 class FailedError(Exception):

@@ -11,7 +11,17 @@ from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
-from tests.server.kit import Load, Properties, broken_release, declared, differing, read, sink_at
+from tests.server.kit import (
+    Load,
+    Properties,
+    broken_release,
+    change_on_server,
+    declared,
+    differing,
+    edit,
+    read,
+    sink_at,
+)
 from tests.server.machine import Machine, eventually
 
 UNIT = "callfire-mail-production"
@@ -217,6 +227,30 @@ def test_a_broken_release_never_takes_over(  # noqa: PLR0913, PLR0917 - fixtures
     assert main_pid(machine) == pid
     load.check(sink)
     assert "preflight" not in machine.run("ls /run/systemd/system /etc/callfire-mail /var/lib/private; ss -xl")
+
+
+def hang_in_its_check(sources: Path) -> None:
+    """A release that waits for the database for ever."""
+    asked = "    if only_database or way_back:\n"
+    edit(sources / "commands.py", asked, f"    import time\n\n    time.sleep(3600)\n{asked}")
+
+
+def test_a_release_that_never_ends_looking_at_the_database(  # noqa: PLR0913, PLR0917 - fixtures
+    provider: ServerForwarderProvider,
+    created: Properties,
+    sink: MailSink,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """It is refused after a while, and nothing of it goes on."""
+    pid = main_pid(machine)
+    change_on_server(monkeypatch, tmp_path, "apply.py", "CHECK = 60.0", "CHECK = 5.0")
+    refused = pytest.raises(ServerError, match="before it took over; nothing was changed: its look at the database")
+    with broken_release(monkeypatch, tmp_path, hang_in_its_check), refused:
+        provider.update("id", created, declared(machine, sink=sink))
+    assert machine.run("systemctl list-units --all --no-legend 'callfire-mail-*-check*'") == ""
+    assert main_pid(machine) == pid
 
 
 def fail_on_real_data(sources: Path) -> None:
