@@ -149,6 +149,17 @@ def test_what_lies_in_the_users_folder_is_not_run(
     machine.run("rm /home/deploy/json.py")
 
 
+def test_what_a_login_script_says_is_not_taken_for_an_answer(
+    machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
+) -> None:
+    """Not even where it is JSON."""
+    machine.run("sed -i '1i echo 7; echo [1]' /home/deploy/.bashrc")
+    try:
+        assert differing(read(provider, created), props) == {}
+    finally:
+        machine.run("sed -i 1d /home/deploy/.bashrc")
+
+
 def test_an_upgrade_under_load_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
     provider: ServerForwarderProvider,
     props: Properties,
