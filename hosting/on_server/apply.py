@@ -53,6 +53,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
     if not changes:
         return {"changed": []}
     first = not places.applied.exists() and not places.before.exists()
+    settled = read(places.applied) == in_force(places)
     try:
         releases.install(request, places, Path(request["sent"]))
         if set(changes) - {"command", "drop_ins", "state", "site", "socket"} or first:
@@ -61,7 +62,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
             back_up(places, str(request["release"]))
         switch(request, places, changes)
         if request["site"] or places.site.exists():
-            caddy.serve(request, places)
+            caddy.serve(request, places, settled=settled)
     except (FailedError, OSError):
         if first:
             say(doing="taking the failed installation back")

@@ -102,6 +102,11 @@ class Places:
         return Path("/etc/caddy") / f"{self.unit}.caddy"
 
     @property
+    def former_site(self) -> Path:
+        """The site of its former domain, until CallFire knows the new one."""
+        return self.site.with_name(f"{self.unit}.former.caddy")  # no stack's: a name has no dot
+
+    @property
     def state(self) -> Path:
         """Its outbox (systemd links the folder of a dynamic user there)."""
         return Path("/var/lib") / self.unit
