@@ -45,6 +45,7 @@ AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
+OF_ANOTHER = re.compile(r".+-(?:preflight|check|command)")  # so end the units that a forwarder has for a while
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -121,6 +122,11 @@ def mistakes(props: Properties) -> list[tuple[str, str]]:
     found = []
     if not NAME.fullmatch(props["name"]):
         found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
+    if OF_ANOTHER.fullmatch(props["name"]):
+        of, _, purpose = props["name"].rpartition("-")
+        found.append(
+            ("name", f"`{props['name']}` is what the {purpose} of a stack `{of}` is called on a server: choose another")
+        )
     if not props["hosts"]:
         found.append(("hosts", "no server is named"))
     found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]
@@ -143,6 +149,7 @@ def declare(props: Mapping[str, Any]) -> Properties:
         "release": props["release"],
         "service": service_unit(service),
         "socket": socket_unit(service),
+        "command": operator_command(service),
         "site": caddy_site(props["domain"], upstream, props["acme_directory"]) if props["tls"] == "acme" else "",
         "drop_ins": {},
         "settings": props["settings"],
@@ -385,7 +392,7 @@ async def apply(
             "service": declared["service"],
             "socket": declared["socket"],
             "site": declared["site"],
-            "command": operator_command(service),
+            "command": declared["command"],
             "offline": props["offline"],
             "requirements": releases.requirements(),
             "preflight": {
@@ -417,11 +424,14 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
 
 
 async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
-    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
+    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there.
+
+    Another stack's of the same name is left: an error, but where the server is no longer listed it is only said.
+    """
     try:
         async with connect(host, access(props)) as server:
             order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-            done = await server.ask(order, {}, reporter(host, props))
+            done = await server.ask(order | claim(props["tokens"], new=True), {}, reporter(host, props))
     except UnreachableError as error:
         raise UnreachableError(
             f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."

@@ -278,6 +278,8 @@ class Server:
                     said = json.loads(line)
                 except ValueError:
                     continue
+                if not isinstance(said, dict):  # a login script may say anything
+                    continue
                 if "doing" in said:
                     progress(str(said["doing"]))
                 else:

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 PREFIX = "callfire-mail-"
 CONTENT = "file."
+PROCESS = "PROCESS"  # stands for the number of one, which only the shell knows
 RELEASES = PurePosixPath("/opt/callfire-mail")
 SETTINGS = PurePosixPath("/etc/callfire-mail")
 
@@ -158,11 +159,15 @@ def command(service: Service, purpose: str, credentials_from: PurePosixPath) -> 
 
 
 def operator_command(service: Service) -> str:
-    """Return a script for what an operator does to this forwarder, such as `status` or `dead list`."""
+    """Return a script for what an operator does to this forwarder, such as `status` or `dead list`.
+
+    Each call is a unit of its own, named after its process.
+    """
+    words = shlex.join(command(service, f"command-{PROCESS}", service.credentials_from))
     return f"""\
 #!/bin/sh
 # Written by pulumi up: what an operator does to this forwarder, such as `status` or `dead list`.
-exec {shlex.join(command(service, "command", service.credentials_from))} "$@"
+exec {words.replace(f"-command-{PROCESS}", "-command-$$")} "$@"
 """
 
 

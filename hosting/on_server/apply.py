@@ -17,6 +17,7 @@ from hosting.on_server import caddy, owner, releases, systemd
 from hosting.on_server.gate import Gate
 from hosting.on_server.look import credentials, in_force, release, state
 from hosting.on_server.places import (
+    CHECKING,
     PREFLIGHT,
     FailedError,
     Places,
@@ -31,6 +32,7 @@ from hosting.on_server.places import (
 
 BACKUPS_KEPT = 3
 START = 75.0  # seconds: TimeoutStartSec is 60
+CHECK = 60.0  # seconds
 ANY_PORT = "FORWARDER_ADMIN_PORT=0"  # in the unit of a preflight
 TRIAL = 5.0  # seconds from ready to healthy, with an empty outbox
 TRANSIENT = Path("/run/systemd/system")
@@ -51,22 +53,22 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
     if not changes:
         return {"changed": []}
     first = not places.applied.exists() and not places.before.exists()
+    settled = read(places.applied) == in_force(places)
     try:
         releases.install(request, places, Path(request["sent"]))
-        if set(changes) - {"drop_ins", "state", "site", "socket"} or first:
+        if set(changes) - {"command", "drop_ins", "state", "site", "socket"} or first:
             preflight(request, places, way_back=not first)
         if release(places) not in {request["release"], "none"}:
             back_up(places, str(request["release"]))
         switch(request, places, changes)
         if request["site"] or places.site.exists():
-            caddy.serve(request, places)
+            caddy.serve(request, places, settled=settled)
     except (FailedError, OSError):
         if first:
             say(doing="taking the failed installation back")
             take_back(places)
         raise
     write(places.applied, in_force(places), 0o600)
-    discard(places.before)
     releases.prune(places, str(request["release"]))
     return {"changed": changes}
 
@@ -78,6 +80,7 @@ def differences(request: dict[str, Any], places: Places) -> list[str]:
         "release": release(places) != request["release"],
         "service": read(places.service) != request["service"],
         "socket": read(places.socket) != request["socket"],
+        "command": read(places.command) != request["command"],
         "site": (read(places.site) or "") != request["site"],
         "drop_ins": bool(systemd.drop_ins(places.service) | systemd.drop_ins(places.socket)),
         "settings": credentials(places.credentials) != declared,
@@ -141,7 +144,10 @@ def check(request: dict[str, Any], *, way_back: bool) -> None:
         FailedError: it can't use it; with `way_back` also if what is in force could not go on with what it leaves.
     """
     wanted = "--way-back" if way_back else "--database"
-    status, said, complaint = answer(*request["preflight"]["check"], wanted)
+    try:
+        status, said, complaint = answer(*request["preflight"]["check"], wanted, seconds=CHECK)
+    except FailedError as error:
+        status, said, complaint = 1, "", f"its look at the database: {error}"
     if status:
         lines = complaint.strip().splitlines()[-1:]
         problems = json.loads(said)["findings"][0]["problems"] if said.startswith("{") else lines
@@ -166,6 +172,8 @@ def clean_up_preflight(places: Places) -> None:
         for file in files:
             discard(file)
         systemd.reload()
+    if systemd.active(f"{places.unit}{CHECKING}.service"):
+        systemd.kill(f"{places.unit}{CHECKING}")
     for left in (places.preflight_credentials, *state_folders(unit)):
         discard(left)
 
@@ -176,13 +184,17 @@ def state_folders(unit: str) -> list[Path]:
 
 
 def back_up(places: Places, before: str) -> None:
-    """Copy the outbox, while it is in use, before release `before` migrates it."""
+    """Copy the outbox, while it is in use, before release `before` migrates it.
+
+    What a release that failed has left of its tables gets a copy of its own, so that a further try of the same release
+    does not replace the one from before its migration.
+    """
     outbox = places.state / "outbox.db"
     if not outbox.exists():
         return
     say(doing="backing up the outbox")
     places.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
-    copy = places.backups / f"before-{before}.db"
+    copy = places.backups / "new.db"
     try:
         discard(copy)
         with (
@@ -190,6 +202,8 @@ def back_up(places: Places, before: str) -> None:
             contextlib.closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
+            tables = version(target)
+        copy.replace(places.backups / f"before-{before}-tables-{tables}.db")
     except (sqlite3.Error, OSError) as error:
         discard(copy)
         raise FailedError(f"the outbox can't be backed up: {error}") from None
@@ -198,6 +212,13 @@ def back_up(places: Places, before: str) -> None:
     kept = sorted(places.backups.glob("before-*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in kept[BACKUPS_KEPT:]:
         discard(old)
+
+
+def version(outbox: sqlite3.Connection) -> str:
+    """Return the version of an outbox's tables: what `forwarder/migrations` keeps; the first release kept none."""
+    kept = outbox.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+    found = kept and outbox.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(found[0]) if found else "1"
 
 
 def give_to_its_owner(outbox: Path) -> None:
@@ -209,7 +230,11 @@ def give_to_its_owner(outbox: Path) -> None:
 
 
 def switch(request: dict[str, Any], places: Places, changes: list[str]) -> None:
-    """Put what is declared in force; back to what was, when that does not become healthy."""
+    """Put what is declared in force; back to what was, when that does not become healthy.
+
+    Once it is healthy, what was before is forgotten first of all: cut off behind that, nobody goes back further than to
+    what runs.
+    """
     started = time.time()
     remember(places)
     try:
@@ -221,6 +246,7 @@ def switch(request: dict[str, Any], places: Places, changes: list[str]) -> None:
         raise FailedError(
             f"release {request['release']} did not become healthy ({error}). {outcome} Its last words:\n{words}"
         ) from None
+    forget(places)
 
 
 def remember(places: Places) -> None:
@@ -228,14 +254,23 @@ def remember(places: Places) -> None:
     if places.before.exists() or not places.applied.exists():
         return
     fresh = places.before.with_name(f"{places.before.name}.new")
-    discard(fresh)
+    discard(fresh)  # of one that was cut off
     fresh.mkdir(mode=0o700)
-    for part in (places.service, places.socket):
+    for part in (places.service, places.socket, places.command):
         if part.exists():
             shutil.copy2(part, fresh / part.name)
     if places.credentials.exists():
         shutil.copytree(places.credentials, fresh / "credentials")
     fresh.rename(places.before)
+
+
+def forget(places: Places) -> None:
+    """Forget what was in force before, at one stroke: half of it must never be gone back to."""
+    old = places.before.with_name(f"{places.before.name}.old")
+    discard(old)  # of one that was cut off
+    if places.before.exists():
+        places.before.rename(old)
+        discard(old)
 
 
 def put_in_force(request: dict[str, Any], places: Places, changes: list[str]) -> None:
@@ -276,15 +311,15 @@ def roll_back(places: Places) -> str:
     try:
         restore(places)
         previous_gate(places).wait()
-    except FailedError as error:
+    except (FailedError, OSError) as error:
         return f"What was in force before does not start either ({error}): look at its journal, then run `pulumi up`."
     write(places.applied, in_force(places), 0o600)
-    discard(places.before)
+    forget(places)
     return "What was in force before runs again."
 
 
 def restore(places: Places) -> None:
-    """Write the former units and settings and start them; what never became ready does not listen to SIGTERM."""
+    """Write what was in force and start it; what never became ready does not listen to SIGTERM."""
     kept = credentials(places.before / "credentials")
     write_credentials(places.credentials, kept)
     changed = False
@@ -293,6 +328,11 @@ def restore(places: Places) -> None:
         changed |= part == places.socket and former != read(part)
         if former is not None:
             write(part, former)
+    former = read(places.before / places.command.name)
+    if former is None:
+        discard(places.command)
+    else:
+        write(places.command, former, 0o755)
     if not systemd.active(f"{places.unit}.service"):
         systemd.reload()
         systemd.kill(places.unit)
@@ -329,7 +369,8 @@ def uninstall(places: Places) -> None:
         discard(unit.with_name(f"{unit.name}.d"))
         discard(unit)
     systemd.reload()
-    for part in (places.credentials, places.before, places.applied, places.run, places.home):
+    kept = places.credentials.parent.glob(f"{places.name}.*")  # what is or was in force before, and the digest
+    for part in (places.credentials, *kept, places.run, places.home):
         discard(part)
     for shared in (places.credentials.parent, places.home.parent):
         with contextlib.suppress(OSError):  # another environment is there

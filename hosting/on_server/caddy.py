@@ -1,9 +1,15 @@
-"""A forwarder's site behind Caddy: a file of its own that the Caddyfile imports; the rest is the operator's."""
+"""A forwarder's site behind Caddy: a file of its own that the Caddyfile imports; the rest is the operator's.
+
+CallFire posts to the former domain until it is told the new one, after all this. So the former site goes on in a file
+beside the new one (`Places.former_site`), and the next change of the forwarder removes it.
+"""
 
 import contextlib
 import http.client
+import re
 import ssl
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -17,27 +23,60 @@ IMPORT = "import /etc/caddy/callfire-mail-*.caddy"
 CERTIFICATE_WITHIN = 90.0  # seconds
 
 
-def serve(request: dict[str, Any], places: Places) -> None:
-    """Make Caddy serve the declared site, or none.
+def serve(request: dict[str, Any], places: Places, *, settled: bool) -> None:
+    """Make Caddy serve the declared site, or none; with `settled`, the `up` that brought the one in force had ended.
 
     Raises:
-        FailedError: Caddy refuses it (the former site is back), or no trusted certificate came.
+        FailedError: Caddy refuses it, or no trusted certificate came; the sites are what they were.
     """
     if not request["site"]:
         withdraw(places)
         return
-    former = read(places.site)
-    if former != request["site"] or IMPORT not in (read(CADDYFILE) or ""):
-        write(places.site, request["site"])
-        write(CADDYFILE, with_import(read(CADDYFILE) or ""))
-        try:
-            reload()
-        except FailedError as error:
-            write(places.site, former) if former is not None else discard(places.site)
-            raise FailedError(f"Caddy refuses the site {places.site}: {error}") from None
-    elif not systemd.active("caddy.service"):
+    found = {place: go_on(read(place), request) for place in (places.site, places.former_site)}
+    former = (not settled and found[places.former_site]) or found[places.site]
+    if former and request["domain"] in domains(former):
+        former = None
+    try:
+        put({places.site: request["site"], places.former_site: former})
+        wait_for_https(str(request["domain"]))
+    except (FailedError, OSError):
+        with contextlib.suppress(FailedError):
+            put(found)
+        raise
+
+
+def go_on(site: str | None, request: dict[str, Any]) -> str | None:
+    """Return a site that is there as it goes on: it passes posts to where the forwarder listens now."""
+    listen = str(request["listen"])
+    upstream = listen if ":" in listen else f"127.0.0.1:{listen}"
+    return site and re.sub(r"(?<=reverse_proxy )\S+", upstream, site)
+
+
+def domains(site: str) -> list[str]:
+    """Return the domains of a site."""
+    [names, *_] = re.findall(r"^([^#\s].*) \{$", site, re.MULTILINE) or [""]
+    return re.findall(r"[^,\s]+", names)
+
+
+def put(sites: Mapping[Path, str | None]) -> None:
+    """Make Caddy serve exactly these sites of the forwarder's; it is left alone if it does.
+
+    Raises:
+        FailedError: it refuses them.
+    """
+    changed = [place for place, site in sites.items() if read(place) != site]
+    for place in changed:
+        site = sites[place]
+        write(place, site) if site else discard(place)
+    caddyfile = read(CADDYFILE) or ""
+    if IMPORT not in caddyfile:
+        write(CADDYFILE, with_import(caddyfile))
+    elif not changed and systemd.active("caddy.service"):
+        return
+    try:
         reload()
-    wait_for_https(str(request["domain"]))
+    except FailedError as error:
+        raise FailedError(f"Caddy refuses the site {next(iter(sites))}: {error}") from None
 
 
 def with_import(text: str) -> str:
@@ -54,9 +93,11 @@ def reload() -> None:
 
 
 def withdraw(places: Places) -> None:
-    """Remove the site, if there is one."""
-    if places.site.exists():
-        discard(places.site)
+    """Remove the site, if there is one, and the former one."""
+    found = [place for place in (places.site, places.former_site) if place.exists()]
+    for place in found:
+        discard(place)
+    if found:
         with contextlib.suppress(FailedError):
             reload()
 

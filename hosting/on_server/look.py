@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import http.client
 import json
 import time
 from pathlib import Path
@@ -43,6 +44,7 @@ def seen(request: dict[str, Any], places: Places) -> dict[str, Any]:
         "release": release(places),
         "service": read(places.service) or "",
         "socket": read(places.socket) or "",
+        "command": read(places.command) or "",
         "site": declared_site or "",
         "drop_ins": systemd.drop_ins(places.service) | systemd.drop_ins(places.socket),
         "settings": {
@@ -109,7 +111,7 @@ def tokens(admin_port: int) -> Any:
     """Return what the forwarder says of the use of its tokens; None when it says nothing."""
     try:
         return json.loads(gate.ask(gate.admin(admin_port), "GET", "/readyz")[1]).get("tokens")
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # whoever has the port may speak something else
         return None
 
 

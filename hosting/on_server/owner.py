@@ -25,7 +25,8 @@ def refusal(request: dict[str, Any], places: Places) -> Iterator[str]:
         return
     if not {digest(claim["nonce"], token) for token in there.split(",")} & set(claim["tokens"]):
         yield (
-            f"its service {places.unit} belongs to another stack of this name: give this one another name; or, if the"
-            f" other's state is lost for good, forget it there with `sudo rm -rf {places.credentials}"
-            f" {places.credentials}.*`, which keeps its outbox, and run `pulumi up` again"
+            f"its service {places.unit} belongs to another stack of this name: give this one another name, or, if it is"
+            " to go, forget it with `pulumi state delete`; or, if the other's state is lost for good, forget that one"
+            f" there with `sudo rm -rf {places.credentials} {places.credentials}.*`, which keeps its outbox, and run"
+            " this command again"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PREFLIGHT = "-preflight"
+PREFLIGHT, CHECKING = "-preflight", "-check"  # what the units end in that try a release
 
 
 class FailedError(Exception):
@@ -100,6 +100,11 @@ class Places:
     def site(self) -> Path:
         """Its site, where Caddy stands in front."""
         return Path("/etc/caddy") / f"{self.unit}.caddy"
+
+    @property
+    def former_site(self) -> Path:
+        """The site of its former domain, until CallFire knows the new one."""
+        return self.site.with_name(f"{self.unit}.former.caddy")  # no stack's: a name has no dot
 
     @property
     def state(self) -> Path:

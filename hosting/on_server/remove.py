@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import caddy, systemd
+from hosting.on_server import caddy, owner, systemd
 from hosting.on_server.apply import clean_up_preflight, give_to_its_owner, state_folders, uninstall
 from hosting.on_server.places import FailedError, Places, discard, read, say
 
@@ -17,10 +17,18 @@ def remove(request: dict[str, Any], places: Places) -> dict[str, Any]:
     """Drain, stop and uninstall; return what is left in the outbox and where it is kept (or None).
 
     Nothing is done in the run in which it was brought up here: this server has another name now.
+
+    Raises:
+        FailedError: it is another stack's now; or its outbox can't be read. Nothing was removed.
     """
     if request["unless"] and read(places.run) == request["unless"]:
         say(doing="is still listed, by another name")
         return {"left": {}, "kept": None}
+    for refusal in owner.refusal(request, places):
+        if request["unless"]:
+            say(doing="is another stack's, and was left")
+            return {"left": {}, "kept": None}
+        raise FailedError(f"{refusal}; nothing was removed")
     clean_up_preflight(places)
     if systemd.active(f"{places.unit}.service"):
         say(doing="letting the outbox drain")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 import pytest
 
 from hosting import release as releases
+from hosting import ssh
 from hosting.server import ServerForwarderProvider, declare
 from tests.forwarder_kit import TOKEN, MailSink, text_postback
 from tests.server.machine import Machine
@@ -198,6 +199,13 @@ def broken_release(monkeypatch: pytest.MonkeyPatch, folder: Path, change: Callab
     with monkeypatch.context() as patched:
         patched.setattr(releases, "PROJECT", folder)
         yield releases.name()
+
+
+def change_on_server(monkeypatch: pytest.MonkeyPatch, folder: Path, file: str, old: str, new: str) -> None:
+    """Change a source of what is sent along to a server, such as how long it waits, for the rest of a test."""
+    shutil.copytree(ssh.ON_SERVER, folder / "on_server", ignore=shutil.ignore_patterns("__pycache__"))
+    edit(folder / "on_server" / file, old, new)
+    monkeypatch.setattr(ssh, "ON_SERVER", folder / "on_server")
 
 
 VERSION = """\

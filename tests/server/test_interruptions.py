@@ -12,6 +12,7 @@ from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.conftest import Servers
 from tests.server.kit import broken_release, declared, differing, read, sink_at
 from tests.server.machine import Machine, eventually
+from tests.server.test_lifecycle import fail_on_real_data
 
 provider = ServerForwarderProvider()
 NEW_TOKEN = "fedcba9876543210fedcba9876543210"
@@ -119,3 +120,31 @@ def test_an_update_that_is_killed_after_the_switch_is_gated_by_the_next(
         provider.update("id", seen, declared(machine, sink=sink))
     mended = dict(provider.update("id", seen, props).outs or {})
     assert differing(read(provider, mended), props) == {}
+
+
+KEEP_HALF = """
+cd /etc/callfire-mail
+until mount --bind production.before/{unit} production.before/{unit}; do :; done 2>/dev/null
+"""
+
+
+def test_no_release_goes_back_further_than_to_the_one_that_ran(
+    machine: Machine, sink: MailSink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An upgrade whose last step was cut off, then one that fails: the first of them is in force again, and whole."""
+    outputs = dict(provider.create(declared(machine, sink=sink)).outs or {})
+    former = declared(machine, sink=sink, settings={"FORWARDER_MAIL_FROM": "former@example.com"})
+    # A mount in it can't be removed: so it looks when that was cut off half way.
+    thread = threading.Thread(target=machine.run, args=(KEEP_HALF.format(unit="callfire-mail-production.service"),))
+    thread.start()
+    outputs = dict(provider.update("id", outputs, former).outs or {})
+    thread.join(60)
+    machine.run("umount /etc/callfire-mail/production.before*/callfire-mail-production.service")
+    assert post(machine, 7) == 200
+    refused = pytest.raises(ServerError, match="What was in force before runs again")
+    with broken_release(monkeypatch, tmp_path, fail_on_real_data), refused:
+        provider.update("id", outputs, declared(machine, sink=sink, tokens=[NEW_TOKEN]))
+    assert differing(read(provider, outputs), former) == {}
+    assert post(machine, 8) == 200
+    provider.delete("id", outputs)
+    assert machine.run("ls -d /etc/callfire-mail", check=False) == ""

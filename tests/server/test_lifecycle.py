@@ -1,5 +1,6 @@
 """A forwarder on a server: installed, upgraded, restarted and rolled back under load, mended, moved on, removed."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
-from tests.server.kit import Load, Properties, broken_release, declared, differing, read, sink_at
+from tests.server.kit import (
+    Load,
+    Properties,
+    broken_release,
+    change_on_server,
+    declared,
+    differing,
+    edit,
+    read,
+    sink_at,
+)
 from tests.server.machine import Machine, eventually
 
 UNIT = "callfire-mail-production"
@@ -111,6 +122,12 @@ def test_an_operator_has_the_forwarders_commands(machine: Machine, created: Prop
     assert machine.run("systemctl list-units --all --no-legend 'callfire-mail-*-command*'") == ""
 
 
+def test_two_operators_at_once(machine: Machine, created: Properties) -> None:
+    """Neither keeps the other from it, nor do two commands of a script."""
+    command = "/opt/callfire-mail/production/forwarder status >/dev/null"
+    machine.run(f'set -e; for n in 1 2 3; do {command} & all="$all $!"; done; for one in $all; do wait $one; done')
+
+
 def test_nothing_to_do_is_nothing_done(
     machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
 ) -> None:
@@ -130,6 +147,17 @@ def test_what_lies_in_the_users_folder_is_not_run(
     machine.run("echo 'raise SystemExit(1)' > /home/deploy/json.py")
     assert differing(read(provider, created), props) == {}
     machine.run("rm /home/deploy/json.py")
+
+
+def test_what_a_login_script_says_is_not_taken_for_an_answer(
+    machine: Machine, provider: ServerForwarderProvider, props: Properties, created: Properties
+) -> None:
+    """Not even where it is JSON."""
+    machine.run("sed -i '1i echo 7; echo [1]' /home/deploy/.bashrc")
+    try:
+        assert differing(read(provider, created), props) == {}
+    finally:
+        machine.run("sed -i 1d /home/deploy/.bashrc")
 
 
 def test_an_upgrade_under_load_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
@@ -212,6 +240,30 @@ def test_a_broken_release_never_takes_over(  # noqa: PLR0913, PLR0917 - fixtures
     assert "preflight" not in machine.run("ls /run/systemd/system /etc/callfire-mail /var/lib/private; ss -xl")
 
 
+def hang_in_its_check(sources: Path) -> None:
+    """A release that waits for the database for ever."""
+    asked = "    if only_database or way_back:\n"
+    edit(sources / "commands.py", asked, f"    import time\n\n    time.sleep(3600)\n{asked}")
+
+
+def test_a_release_that_never_ends_looking_at_the_database(  # noqa: PLR0913, PLR0917 - fixtures
+    provider: ServerForwarderProvider,
+    created: Properties,
+    sink: MailSink,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """It is refused after a while, and nothing of it goes on."""
+    pid = main_pid(machine)
+    change_on_server(monkeypatch, tmp_path, "apply.py", "CHECK = 60.0", "CHECK = 5.0")
+    refused = pytest.raises(ServerError, match="before it took over; nothing was changed: its look at the database")
+    with broken_release(monkeypatch, tmp_path, hang_in_its_check), refused:
+        provider.update("id", created, declared(machine, sink=sink))
+    assert machine.run("systemctl list-units --all --no-legend 'callfire-mail-*-check*'") == ""
+    assert main_pid(machine) == pid
+
+
 def fail_on_real_data(sources: Path) -> None:
     """A release whose migration fails where there are texts already, which no preflight can see."""
     app = sources / "app.py"
@@ -246,6 +298,40 @@ def test_a_release_that_fails_on_the_real_outbox_is_rolled_back(  # noqa: PLR091
             provider.update("id", created, declared(machine, sink=sink))
         assert "the migration does not fit" in str(raised.value)
     load.check(sink)
+    script = "/opt/callfire-mail/production/forwarder"
+    assert props["release"] in machine.run(f"{script} status >/dev/null && test -x {script} && cat {script}")
+    assert not provider.diff("id", read(provider, created), props).changes
+
+
+READ_ONLY = """
+until grep -q {release} /etc/systemd/system/{unit}.service; do sleep 0.05; done
+mount --bind /etc/systemd/system /etc/systemd/system && mount -o remount,bind,ro /etc/systemd/system
+"""
+
+
+def test_a_way_back_that_can_not_be_written_hides_no_error(  # noqa: PLR0913, PLR0917 - fixtures
+    provider: ServerForwarderProvider,
+    props: Properties,
+    created: Properties,
+    sink: MailSink,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A release fails, and then the disk: both are said, and the next `up` finishes the way back."""
+    assert post(machine, 9) == 200
+    try:
+        with broken_release(monkeypatch, tmp_path, fail_on_real_data) as name:
+            thread = threading.Thread(target=machine.run, args=(READ_ONLY.format(release=name, unit=UNIT),))
+            thread.start()
+            with pytest.raises(ServerError, match="the migration does not fit") as raised:
+                provider.update("id", created, declared(machine, sink=sink))
+        thread.join(60)
+    finally:
+        machine.run("umount /etc/systemd/system")
+    assert "What was in force before does not start either ([Errno 30] Read-only file system" in str(raised.value)
+    provider.update("id", read(provider, created), props)
+    assert post(machine, 10) == 200
     assert not provider.diff("id", read(provider, created), props).changes
 
 
@@ -279,6 +365,7 @@ DRIFTS = {
         "for folder in /opt/callfire-mail/production/releases/*/lib; do mv $folder/python3.* $folder/python3.9; done",
         "release",
     ),
+    "an operator's command edited by hand": ("echo exit 1 > /opt/callfire-mail/production/forwarder", "command"),
     "all of it": (f"systemctl stop {UNIT}.socket; rm -r /etc/callfire-mail /etc/systemd/system/{UNIT}.*", "service"),
 }
 

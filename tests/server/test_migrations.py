@@ -138,6 +138,32 @@ def test_a_release_that_fails_after_its_migration_is_taken_back_and_nothing_is_l
     after.check(sink)
 
 
+COPIES = """
+import pathlib, sqlite3
+for file in pathlib.Path("/var/backups/callfire-mail-production").iterdir():
+    copy = sqlite3.connect(file)
+    for each in ("SELECT version_num FROM alembic_version", "SELECT count(*) FROM text"):
+        print(*copy.execute(each).fetchone())
+"""
+
+
+def test_a_further_try_keeps_the_copy_from_before_the_migration(
+    machine: Machine, sink: MailSink, created: Properties, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same release fails twice: there is one copy in the earlier version, and one with all that came since."""
+    with broken_release(monkeypatch, tmp_path, add_and_end):
+        for _ in range(2):
+            with load_on(machine) as load:
+                pass
+            load.check(sink)
+            with pytest.raises(ServerError, match="What was in force before runs again"):
+                provider.update("id", created, declared(machine, sink=sink))
+    copies = machine.call("ssh", "python3 -", stdin=COPIES).splitlines()
+    texts = dict(zip(copies[::2], map(int, copies[1::2]), strict=True))
+    assert set(texts) == {"2", "3_from_2"}
+    assert 20 < texts["2"] < texts["3_from_2"]
+
+
 @pytest.mark.parametrize("again", ["newer", "former"])
 @pytest.mark.parametrize("moment", ["gated", "going back"])
 def test_a_way_back_that_is_cut_off_is_finished_by_the_next(  # noqa: PLR0913, PLR0917 - fixtures

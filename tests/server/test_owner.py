@@ -85,6 +85,25 @@ def test_one_token_in_common_is_enough(machine: Machine, sink: MailSink, created
     provider.create(declared(machine, sink=sink))
 
 
+def test_a_stack_that_was_lost_and_found_destroys_only_its_own(
+    machine: Machine, sink: MailSink, created: Properties, servers: Servers
+) -> None:
+    """Its name is another's now: refused with what to do, even with `purge`; off its list, that server is left."""
+    before = as_it_is(machine)
+    found = declared(machine, sink=sink, tokens=[OTHERS], purge=True)
+    with pytest.raises(ServerError) as raised:
+        provider.delete("id", found)
+    said = str(raised.value)
+    assert f"{machine.ip}: its service {UNIT} belongs to another stack of this name" in said
+    assert "nothing was removed" in said
+    assert as_it_is(machine) == before
+    other = servers("found")
+    elsewhere = declared(machine, other, sink=sink, tokens=[OTHERS], purge=True) | {"hosts": [other.ip]}
+    outputs = dict(provider.update("id", found, elsewhere).outs or {})
+    assert as_it_is(machine) == before
+    provider.delete("id", outputs)
+
+
 def test_an_update_mends_tokens_that_were_changed_by_hand(
     machine: Machine, sink: MailSink, created: Properties
 ) -> None:

@@ -1,5 +1,6 @@
 """What can't work is said in one sentence before anything is changed, and nothing half done stays behind."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.conftest import Servers
 from tests.server.kit import Properties, declared, sink_at
 from tests.server.machine import Machine
+from tests.server.names import PLAIN_SERVER
 
 provider = ServerForwarderProvider()
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
@@ -123,10 +125,20 @@ def test_a_full_disk(props: Properties, machine: Machine) -> None:
         machine.run("umount /opt/callfire-mail/production && rm -r /opt/callfire-mail")
 
 
-@pytest.mark.parametrize(("port", "purpose"), [(8710, "takes postbacks"), (8711, "is the admin port")])
-def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, purpose: str) -> None:
-    """By whom is said."""
-    machine.run(f"systemd-run --unit taken --service-type=exec python3 -m http.server {port}")
+SPEAKS_NO_HTTP = shlex.join(["-c", PLAIN_SERVER, "8711", "220 mail.example.com ESMTP\r\n"])
+
+
+@pytest.mark.parametrize(
+    ("port", "purpose", "program"),
+    [
+        (8710, "takes postbacks", "-m http.server 8710"),
+        (8711, "is the admin port", "-m http.server 8711"),
+        (8711, "is the admin port", SPEAKS_NO_HTTP),
+    ],
+)
+def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, purpose: str, program: str) -> None:
+    """By whom is said, whatever he speaks."""
+    machine.run(f"systemd-run --unit taken --service-type=exec python3 {program}")
     try:
         machine.run(f"until ss -ltn | grep -q :{port}; do sleep 0.05; done")
         assert f"port {port} {purpose}, and python3 has it: stop that, or choose another port" in refused(props)
@@ -172,6 +184,15 @@ def test_every_mistake_of_a_declaration_is_named(props: Properties) -> None:
     failures = provider.check({}, wrong).failures
     assert [failure.property for failure in failures] == ["name", "hosts", "hosts", "hosts", "domain"]
     assert provider.check({}, props).failures == []
+
+
+@pytest.mark.parametrize("purpose", ["preflight", "check", "command"])
+def test_a_name_that_is_another_stacks(props: Properties, purpose: str) -> None:
+    """What another stack's units are called for a while would be cleaned up by that stack, with its outbox."""
+    [failure] = provider.check({}, props | {"name": f"blue-{purpose}"}).failures
+    said = f"`blue-{purpose}` is what the {purpose} of a stack `blue` is called on a server: choose another"
+    assert (failure.property, failure.reason) == ("name", said)
+    assert provider.check({}, props | {"name": purpose}).failures == []
 
 
 def test_a_server_that_is_too_old(servers: Servers) -> None:

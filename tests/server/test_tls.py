@@ -12,7 +12,7 @@ from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.authority import pebble
 from tests.server.conftest import Servers
-from tests.server.kit import Load, Properties, declared, read, sink_at
+from tests.server.kit import Load, Properties, change_on_server, declared, read, sink_at
 from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
@@ -71,9 +71,10 @@ def caddy(machine: Machine, authority: tuple[str, Path]) -> None:
         pytest.skip(f"Caddy can't be installed: {error}")
 
 
-def behind_caddy(machine: Machine, sink: MailSink, directory: str) -> Properties:
+def behind_caddy(machine: Machine, sink: MailSink, directory: str, **changes: str) -> Properties:
     """What the program declares."""
-    return declared(machine, sink=sink, tls="acme", domain=DOMAIN, acme_directory=directory, listen="127.0.0.1:8710")
+    usual = {"tls": "acme", "domain": DOMAIN, "acme_directory": directory, "listen": "127.0.0.1:8710"}
+    return declared(machine, sink=sink, **(usual | changes))
 
 
 @pytest.mark.usefixtures("caddy")
@@ -105,6 +106,45 @@ def test_a_certificate_that_caddy_gets(machine: Machine, sink: MailSink, authori
     assert machine.run(
         "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8099').read())\""
     ) == ("b'hello'")
+
+
+@pytest.mark.usefixtures("caddy")
+def test_the_former_domain_answers_until_callfire_knows_the_new_one(
+    machine: Machine,
+    sink: MailSink,
+    authority: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """While a certificate of the new one never comes, when it came, and until the next change: no post is lost."""
+    directory, root = authority
+    props = behind_caddy(machine, sink, directory)
+    outputs = dict(provider.create(props).outs or {})
+    context = ssl.create_default_context(cafile=str(root))
+    with monkeypatch.context() as impatient:
+        change_on_server(impatient, tmp_path, "caddy.py", "CERTIFICATE_WITHIN = 90.0", "CERTIFICATE_WITHIN = 5.0")
+        nowhere = behind_caddy(machine, sink, directory.replace("14000", "14999"), domain="new.example.com")
+        with (
+            Load(lambda: (machine.ip, 443), first=3_000_000, threads=1, tls=context, domain=DOMAIN) as load,
+            pytest.raises(ServerError, match=r"there is no certificate for new\.example\.com after"),
+        ):
+            provider.update("id", outputs, nowhere)
+        load.check(sink)
+    assert not provider.diff("id", read(provider, outputs), props).changes
+    moved = behind_caddy(machine, sink, directory, domain="new.example.com", listen="127.0.0.1:8720")
+    outputs = dict(provider.update("id", outputs, moved).outs or {})
+    assert not provider.diff("id", read(provider, outputs), moved).changes
+    with Load(lambda: (machine.ip, 443), first=4_000_000, threads=1, tls=context, domain=DOMAIN) as former:
+        pass
+    later = moved | {"tokens": [TOKEN, "0" * 32]}
+    with Load(lambda: (machine.ip, 443), first=5_000_000, threads=1, tls=context, domain="new.example.com") as new:
+        outputs = dict(provider.update("id", outputs, later).outs or {})
+    former.check(sink)
+    new.check(sink)
+    assert not provider.diff("id", read(provider, outputs), later).changes
+    assert machine.run("ls /etc/caddy").split() == ["Caddyfile", "callfire-mail-production.caddy"]
+    provider.delete("id", outputs)
+    assert machine.run("ls /etc/caddy") == "Caddyfile"
 
 
 @pytest.mark.usefixtures("caddy")
