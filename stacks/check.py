@@ -160,8 +160,8 @@ def elsewhere(settings: StackSettings, config: Config) -> list[tuple[str, str, i
     if settings.hosting != "server":
         return []
     places = [("mail server", settings.smtp_host, settings.smtp_port)]
-    url = urlsplit(config.get(f"{NAMESPACE}:databaseUrl", ""))
-    with contextlib.suppress(ValueError):  # several hosts
+    with contextlib.suppress(ValueError):  # several hosts; or no URL at all, and its words would hold the password
+        url = urlsplit(config.get(f"{NAMESPACE}:databaseUrl", ""))
         if url.hostname:
             places.append(("database", url.hostname, url.port or POSTGRESQL))
     return places

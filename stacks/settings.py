@@ -1,5 +1,6 @@
 """What a stack's file may say, read once and checked as a whole (Pulumi.yaml describes each setting)."""
 
+import contextlib
 import difflib
 import ipaddress
 import json
@@ -8,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import is_config_secret
@@ -122,10 +124,14 @@ def ip_address(value: str) -> str:
 
 
 def public_url(value: str) -> str:
-    """Return `value` when it is an address without a path."""
-    if value and not re.fullmatch(r"https?://[^/\s]+", value):
-        raise ValueError(f"`{value}` is no address such as https://texts.example.com")
-    return value
+    """Return `value` when it is none, or an address without a path."""
+    if not value:
+        return value
+    with contextlib.suppress(ValueError):  # brackets without an address between them, a port that is none
+        url = urlsplit(value)
+        if re.fullmatch(r"https?://[^/?#@\s]+", value) and url.hostname and url.port != 0:
+            return value
+    raise ValueError(f"`{value}` is no address such as https://texts.example.com")
 
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -210,3 +210,20 @@ def test_addresses_that_are_none_are_refused() -> None:
             f"serverJump: `{wrong}` {jump}",
             "listenOn: `localhost` is no IP address such as 127.0.0.1 or ::1",
         ]
+
+
+def test_a_public_address_has_a_name_and_a_port_that_can_be() -> None:
+    """What no connection could be made to is refused here, before anything looks at it."""
+    for right in ("https://texts.example.com", "http://192.0.2.1:8710", "https://[2001:db8::1]:8443"):
+        assert load(server(tls="none", publicUrl=right)).public_url == right
+    for wrong in (
+        "https://a:abc",
+        "https://a:70000",
+        "https://a:0",
+        "https://:443",
+        "https://[::1",
+        "https://a/b",
+        "https://a?b",
+    ):
+        said = f"publicUrl: `{wrong}` is no address such as https://texts.example.com"
+        assert mistakes(server(tls="none", publicUrl=wrong)) == [said]
