@@ -44,6 +44,7 @@ AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
+RESERVED = ("-preflight", "-check", "-command")  # what the names of the units beside a service end in
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -115,23 +116,39 @@ def finish(work: Coroutine[Any, Any, Result]) -> Result:
     return asyncio.run(work)
 
 
-def mistakes(props: Properties) -> list[tuple[str, str]]:
-    """Return what is wrong with the declaration, by property; what is not known yet counts as right."""
-    found = []
-    if not NAME.fullmatch(props["name"]):
-        found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
-    if not props["hosts"]:
+def mistakes(props: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the declaration, by property; what is not known yet counts as right.
+
+    What it looks at is `name`, `hosts`, the names in `secrets`, `tls`, `domain` and `certificate`: whoever knows these
+    beforehand may ask beforehand.
+    """
+    hosts, tls, domain = props["hosts"], props["tls"], props["domain"]
+    found = [("name", said) for said in [name_mistake(props["name"])] if said]
+    if not hosts:
         found.append(("hosts", "no server is named"))
-    found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]
-    if len(set(props["hosts"])) < len(props["hosts"]):
+    found += [("hosts", f"`{host}` {NO_HOST}") for host in hosts if not is_host(str(host))]
+    if len(set(hosts)) < len(hosts):
         found.append(("hosts", "a server is named twice"))
-    if len(props["hosts"]) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
+    if len(hosts) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
         found.append(("hosts", "several servers need one PostgreSQL: set databaseUrl"))
-    if props["tls"] == "acme" and not HOST_NAME.fullmatch(props["domain"]):
+    if len(hosts) > 1 and tls == "acme":
+        found.append(("tls", "`acme` gets one server a certificate: for several, choose `none` or `files`"))
+    if tls == "acme" and not domain:
         found.append(("domain", "tls `acme` needs the domain that the certificate is for"))
-    if props["tls"] == "files" and not all(str(path).startswith("/") for path in props["certificate"] or [""]):
+    if domain and not HOST_NAME.fullmatch(domain):
+        found.append(("domain", f"`{domain}` is no host name such as texts.example.com"))
+    if tls == "files" and not all(str(path).startswith("/") for path in props["certificate"] or [""]):
         found.append(("certificate", "tls `files` needs the absolute paths of certificate and key on the server"))
     return found
+
+
+def name_mistake(name: str) -> str:
+    """Return what is wrong with the name of a service; nothing when it will do."""
+    if not NAME.fullmatch(name):
+        return f"`{name}` is not a letter and up to 16 more of a-z, 0-9 and -"
+    if name.endswith(RESERVED):
+        return f"`{name}` ends in {', '.join(RESERVED[:-1])} or {RESERVED[-1]}, as units beside a service do"
+    return ""
 
 
 def declare(props: Mapping[str, Any]) -> Properties:

@@ -80,7 +80,7 @@ async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
     """Return all findings of a stack's settings."""
     set_all_config(dict(config), list(secrets))
     try:
-        settings = StackSettings.load(pulumi.Config(NAMESPACE))
+        settings = StackSettings.load(pulumi.Config(NAMESPACE), stack)
     except pulumi.RunError as error:
         wrong = tuple(line.strip() for line in str(error).splitlines()[1:])
         rest = [Finding(what, untried="the settings first") for what in looked_at(config)]
