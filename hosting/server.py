@@ -20,7 +20,18 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
-from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
+from hosting.ssh import (
+    HOST_NAME,
+    NO_HOST,
+    Access,
+    LoginError,
+    Server,
+    ServerError,
+    UnreachableError,
+    bracketed,
+    connect,
+    is_host,
+)
 from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
 
 DECLARED = (
@@ -99,10 +110,8 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds, unless=run))
-            except UnreachableError:  # most likely the reason why it is no longer listed
-                reporter(host, olds)(
-                    "does not answer, so what is on it was left; its texts are mailed if it comes back"
-                )
+            except LoginError as error:  # most likely why it is no longer listed: it is gone, or somebody else's now
+                reporter(host, olds)(f"was left as it is. {error} If it comes back, its texts are mailed.")
         return dynamic.UpdateResult(outputs(news, accepted))
 
     def delete(self, _id: str, props: Properties) -> None:
@@ -434,14 +443,9 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
 
 async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
     """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
-    try:
-        async with connect(host, access(props)) as server:
-            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-            done = await server.ask(order, {}, reporter(host, props))
-    except UnreachableError as error:
-        raise UnreachableError(
-            f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
-        ) from None
+    async with connect(host, access(props)) as server:
+        order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
+        done = await server.ask(order, {}, reporter(host, props))
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
         reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
