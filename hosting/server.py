@@ -115,9 +115,10 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         return dynamic.UpdateResult(outputs(news, accepted))
 
     def delete(self, _id: str, props: Properties) -> None:
-        """Drain and remove on every server; what can't be delivered is kept there, and named."""
-        for host in props["hosts"]:
-            finish(clear(host, props))
+        """Drain and remove on every server, whatever another says; what can't be delivered is kept there, and named."""
+        failed = finish(clear_all(props["hosts"], props))
+        if failed:
+            raise ServerError(not_removed(props, failed))
 
 
 def finish(work: Coroutine[Any, Any, Result]) -> Result:
@@ -451,6 +452,37 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
         reporter(host, props)(f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left})")
     elif left:
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
+
+
+async def clear_all(hosts: Sequence[str], props: Mapping[str, Any]) -> dict[str, ServerError]:
+    """Remove the forwarder from all these servers; return of which that failed, and why."""
+    failed: dict[str, ServerError] = {}
+    for host in hosts:
+        try:
+            await clear(host, props)
+        except ServerError as error:
+            failed[host] = error
+    return failed
+
+
+def reason(host: str, error: ServerError) -> str:
+    """Return which server it is and what is the matter, where the error may not say which."""
+    return f"{host}: {str(error).removeprefix(f'{host}: ')}"
+
+
+def not_removed(props: Mapping[str, Any], failed: Mapping[str, ServerError]) -> str:
+    """Return of which servers the forwarder could not be removed, and what to do if they are gone."""
+    said = "\n".join(f"  {reason(*each)}" for each in failed.items())
+    gone = [host for host, error in failed.items() if isinstance(error, LoginError)]
+    if len(gone) == len(props["hosts"]):
+        lost = "" if "FORWARDER_DATABASE_URL" in props["secrets"] else "; its outbox went with it"
+        advice = f"\nIf that is gone for good, forget the forwarder with `pulumi state delete`{lost}."
+    else:
+        advice = (
+            f"\nIf {', '.join(gone)} is gone for good, take it out of serverHosts and run `pulumi up`, then"
+            " `pulumi destroy`."
+        )
+    return f"The forwarder could not be removed everywhere:\n{said}{advice if gone else ''}"
 
 
 class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"):
