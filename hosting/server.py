@@ -353,24 +353,28 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str =
     await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
-        new = host not in known
-        async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True, new=new)
-            try:
-                await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
-            except ServerError as error:
-                for other in fresh:
-                    await clear(other, props)
-                raise ServerError(f"{error}{others(props, host, fresh)}") from None
-            if looked["seen"]["release"] == "none":
+        try:
+            if await bring_up_one(host, props, accepted, run, new=host not in known):
                 fresh.append(host)
+        except ServerError as error:
+            left = await clear_all(fresh, props)
+            raise type(error)(f"{error}{others(props, host, fresh, left)}") from None
 
 
-def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str:
-    """Return what has become of the servers before the one that failed."""
+async def bring_up_one(host: str, props: Mapping[str, Any], accepted: Sequence[str], run: str, *, new: bool) -> bool:
+    """Bring a server into the declared state; return whether there was nothing before."""
+    async with connect(host, access(props)) as server:
+        looked = await look_at(server, props, accepted, check=True, new=new)
+        await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
+    return bool(looked["seen"]["release"] == "none")
+
+
+def others(props: Mapping[str, Any], failed: str, fresh: Sequence[str], left: Mapping[str, ServerError]) -> str:
+    """Return what has become of the servers before the one that failed; the `fresh` ones were to be cleared."""
     before = props["hosts"][: props["hosts"].index(failed)]
-    updated = [host for host in before if host not in cleared]
-    return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
+    updated = [host for host in before if host not in fresh]
+    said = f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
+    return said + "".join(f"\nBrought up before it, and not taken back: {reason(*each)}" for each in left.items())
 
 
 async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
