@@ -9,7 +9,7 @@ from provider import Subscription, SubscriptionFilterArgs
 from stacks.placement import place_forwarder
 from stacks.settings import StackSettings
 
-settings = StackSettings.load(pulumi.Config())
+settings = StackSettings.load(pulumi.Config(), pulumi.get_stack())
 forwarder = place_forwarder(settings, pulumi.get_stack())
 
 subscriptions = [

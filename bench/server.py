@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import platform
+import shutil
 import ssl
 import statistics
 import sys
@@ -24,6 +25,7 @@ from hosting.server import ServerForwarderProvider
 from sandbox.server import Sandbox
 from tests.forwarder_kit import MailSink
 from tests.journey.checkout import Checkout
+from tests.pulumi_kit import backend
 from tests.server import machine as machines
 from tests.server.authority import pebble
 from tests.server.kit import Load, Properties, broken_release, declared, sink_at
@@ -95,13 +97,7 @@ def measure_idle_up(machine: Machine, folder: Path) -> str:
     """A `pulumi up` with nothing to do."""
     home = folder / "pulumi"
     home.mkdir()
-    environment = {
-        "PULUMI_BACKEND_URL": f"file://{home}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = backend(home, Path(shutil.which("pulumi") or "pulumi").parent)
     with Sandbox(host=machine.gateway) as sandbox:
         (folder / "checkout").mkdir()
         stack = Stack(Checkout(folder / "checkout", [8700, 8725, 8710, 8711]), "production", environment)

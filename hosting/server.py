@@ -21,7 +21,18 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
-from hosting.ssh import HOST_NAME, NO_HOST, Access, Server, ServerError, UnreachableError, bracketed, connect, is_host
+from hosting.ssh import (
+    HOST_NAME,
+    NO_HOST,
+    Access,
+    LoginError,
+    Server,
+    ServerError,
+    UnreachableError,
+    bracketed,
+    connect,
+    is_host,
+)
 from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
 
 DECLARED = (
@@ -100,16 +111,15 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds, unless=run))
-            except UnreachableError:  # most likely the reason why it is no longer listed
-                reporter(host, olds)(
-                    "does not answer, so what is on it was left; its texts are mailed if it comes back"
-                )
+            except LoginError as error:  # most likely why it is no longer listed: it is gone, or somebody else's now
+                reporter(host, olds)(f"was left as it is. {error} If it comes back, its texts are mailed.")
         return dynamic.UpdateResult(outputs(news, accepted))
 
     def delete(self, _id: str, props: Properties) -> None:
-        """Drain and remove on every server; what can't be delivered is kept there, and named."""
-        for host in props["hosts"]:
-            finish(clear(host, props))
+        """Drain and remove on every server, whatever another says; what can't be delivered is kept there, and named."""
+        failed = finish(clear_all(props["hosts"], props))
+        if failed:
+            raise ServerError(not_removed(props, failed))
 
 
 def finish(work: Coroutine[Any, Any, Result]) -> Result:
@@ -117,28 +127,40 @@ def finish(work: Coroutine[Any, Any, Result]) -> Result:
     return asyncio.run(work)
 
 
-def mistakes(props: Properties) -> list[tuple[str, str]]:
-    """Return what is wrong with the declaration, by property; what is not known yet counts as right."""
-    found = []
-    if not NAME.fullmatch(props["name"]):
-        found.append(("name", f"`{props['name']}` is not one to 17 of a-z, 0-9 and -"))
-    if OF_ANOTHER.fullmatch(props["name"]):
-        of, _, purpose = props["name"].rpartition("-")
-        found.append(
-            ("name", f"`{props['name']}` is what the {purpose} of a stack `{of}` is called on a server: choose another")
-        )
-    if not props["hosts"]:
+def mistakes(props: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the declaration, by property; what is not known yet counts as right.
+
+    What it looks at is `name`, `hosts`, the names in `secrets`, `tls`, `domain` and `certificate`: whoever knows these
+    beforehand may ask beforehand.
+    """
+    hosts, tls, domain = props["hosts"], props["tls"], props["domain"]
+    found = [("name", said) for said in [name_mistake(props["name"])] if said]
+    if not hosts:
         found.append(("hosts", "no server is named"))
-    found += [("hosts", f"`{host}` {NO_HOST}") for host in props["hosts"] if not is_host(str(host))]
-    if len(set(props["hosts"])) < len(props["hosts"]):
+    found += [("hosts", f"`{host}` {NO_HOST}") for host in hosts if not is_host(str(host))]
+    if len(set(hosts)) < len(hosts):
         found.append(("hosts", "a server is named twice"))
-    if len(props["hosts"]) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
+    if len(hosts) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
         found.append(("hosts", "several servers need one PostgreSQL: set databaseUrl"))
-    if props["tls"] == "acme" and not HOST_NAME.fullmatch(props["domain"]):
+    if len(hosts) > 1 and tls == "acme":
+        found.append(("tls", "`acme` gets one server a certificate: for several, choose `none` or `files`"))
+    if tls == "acme" and not domain:
         found.append(("domain", "tls `acme` needs the domain that the certificate is for"))
-    if props["tls"] == "files" and not all(str(path).startswith("/") for path in props["certificate"] or [""]):
+    if domain and not HOST_NAME.fullmatch(domain):
+        found.append(("domain", f"`{domain}` is no host name such as texts.example.com"))
+    if tls == "files" and not all(str(path).startswith("/") for path in props["certificate"] or [""]):
         found.append(("certificate", "tls `files` needs the absolute paths of certificate and key on the server"))
     return found
+
+
+def name_mistake(name: str) -> str:
+    """Return what is wrong with the name of a service; nothing when it will do."""
+    if not NAME.fullmatch(name):
+        return f"`{name}` is not a letter and up to 16 more of a-z, 0-9 and -"
+    if OF_ANOTHER.fullmatch(name):
+        of, _, purpose = name.rpartition("-")
+        return f"`{name}` is what the {purpose} of a stack `{of}` is called on a server: choose another"
+    return ""
 
 
 def declare(props: Mapping[str, Any]) -> Properties:
@@ -334,24 +356,28 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str =
     await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
-        new = host not in known
-        async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True, new=new)
-            try:
-                await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
-            except ServerError as error:
-                for other in fresh:
-                    await clear(other, props)
-                raise ServerError(f"{error}{others(props, host, fresh)}") from None
-            if looked["seen"]["release"] == "none":
+        try:
+            if await bring_up_one(host, props, accepted, run, new=host not in known):
                 fresh.append(host)
+        except ServerError as error:
+            left = await clear_all(fresh, props)
+            raise type(error)(f"{error}{others(props, host, fresh, left)}") from None
 
 
-def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str:
-    """Return what has become of the servers before the one that failed."""
+async def bring_up_one(host: str, props: Mapping[str, Any], accepted: Sequence[str], run: str, *, new: bool) -> bool:
+    """Bring a server into the declared state; return whether there was nothing before."""
+    async with connect(host, access(props)) as server:
+        looked = await look_at(server, props, accepted, check=True, new=new)
+        await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
+    return bool(looked["seen"]["release"] == "none")
+
+
+def others(props: Mapping[str, Any], failed: str, fresh: Sequence[str], left: Mapping[str, ServerError]) -> str:
+    """Return what has become of the servers before the one that failed; the `fresh` ones were to be cleared."""
     before = props["hosts"][: props["hosts"].index(failed)]
-    updated = [host for host in before if host not in cleared]
-    return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
+    updated = [host for host in before if host not in fresh]
+    said = f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
+    return said + "".join(f"\nBrought up before it, and not taken back: {reason(*each)}" for each in left.items())
 
 
 async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
@@ -428,14 +454,9 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
 
     Another stack's of the same name is left: an error, but where the server is no longer listed it is only said.
     """
-    try:
-        async with connect(host, access(props)) as server:
-            order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-            done = await server.ask(order | claim(props["tokens"], new=True), {}, reporter(host, props))
-    except UnreachableError as error:
-        raise UnreachableError(
-            f"{error} If it is gone for good, forget it with `pulumi state delete`; its outbox went with it."
-        ) from None
+    async with connect(host, access(props)) as server:
+        order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
+        done = await server.ask(order | claim(props["tokens"], new=True), {}, reporter(host, props))
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
         reporter(host, props)(
@@ -444,6 +465,37 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
         )
     elif left:
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
+
+
+async def clear_all(hosts: Sequence[str], props: Mapping[str, Any]) -> dict[str, ServerError]:
+    """Remove the forwarder from all these servers; return of which that failed, and why."""
+    failed: dict[str, ServerError] = {}
+    for host in hosts:
+        try:
+            await clear(host, props)
+        except ServerError as error:
+            failed[host] = error
+    return failed
+
+
+def reason(host: str, error: ServerError) -> str:
+    """Return which server it is and what is the matter, where the error may not say which."""
+    return f"{host}: {str(error).removeprefix(f'{host}: ')}"
+
+
+def not_removed(props: Mapping[str, Any], failed: Mapping[str, ServerError]) -> str:
+    """Return of which servers the forwarder could not be removed, and what to do if they are gone."""
+    said = "\n".join(f"  {reason(*each)}" for each in failed.items())
+    gone = [host for host, error in failed.items() if isinstance(error, LoginError)]
+    if len(gone) == len(props["hosts"]):
+        lost = "" if "FORWARDER_DATABASE_URL" in props["secrets"] else "; its outbox went with it"
+        advice = f"\nIf that is gone for good, forget the forwarder with `pulumi state delete`{lost}."
+    else:
+        advice = (
+            f"\nIf {', '.join(gone)} is gone for good, take it out of serverHosts and run `pulumi up`, then"
+            " `pulumi destroy`."
+        )
+    return f"The forwarder could not be removed everywhere:\n{said}{advice if gone else ''}"
 
 
 class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"):

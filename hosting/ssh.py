@@ -62,7 +62,11 @@ class ServerError(HostingError):
     """A server can't be used; the message says which, why, and what to do."""
 
 
-class UnreachableError(ServerError):
+class LoginError(ServerError):
+    """One can't log in there: nothing was asked of it."""
+
+
+class UnreachableError(LoginError):
     """Nobody answers there."""
 
 
@@ -106,13 +110,13 @@ class Access:
                 return asyncssh.import_private_key(self.key)
             return asyncssh.read_private_key(str(Path(self.key_file).expanduser()))
         except OSError as error:
-            raise ServerError(f"SSH: {where} can't be read: {error.strerror}.") from None
+            raise LoginError(f"SSH: {where} can't be read: {error.strerror}.") from None
         except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:  # of a passphrase, either may speak
             if "assphrase" in str(error):
-                raise ServerError(
+                raise LoginError(
                     f"SSH: {where} has a passphrase: load it into the agent and name no key, or name one without."
                 ) from None
-            raise ServerError(f"SSH: {where} is no private key.") from None
+            raise LoginError(f"SSH: {where} is no private key.") from None
 
 
 def is_host(value: str) -> bool:
@@ -178,7 +182,7 @@ async def connect(host: str, access: Access) -> AsyncIterator["Server"]:
 
     Raises:
         UnreachableError: nobody answers, after `CONNECT_WITHIN`.
-        ServerError: the host key is another, or the login is refused.
+        LoginError: the host key is another, the login is refused, or the private key is none.
     """
     options = access.options()
     if access.jump:
@@ -203,13 +207,13 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
             return await asyncssh.connect(host, port, **name, **options, **kinds)
         except asyncssh.HostKeyNotVerifiable:
             there = " (on the jump host)" if "tunnel" in options else ""
-            raise ServerError(
+            raise LoginError(
                 f"SSH to {host}: its host key is not the one that is known. If the server is new or was set up again,"
                 f" compare `ssh-keyscan -p {port} {host}`{there} with what its provider shows and put it into"
                 " serverHostKeys (or ~/.ssh/known_hosts); otherwise somebody stands in between. Nothing was sent."
             ) from None
         except asyncssh.PermissionDenied:
-            raise ServerError(
+            raise LoginError(
                 f"SSH to {host}: the login as {user or 'the user of this machine'} was refused: put the public key into"
                 " ~/.ssh/authorized_keys there, and name the private one in serverKeyFile (or load it into the agent)."
             ) from None

@@ -80,7 +80,7 @@ async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
     """Return all findings of a stack's settings."""
     set_all_config(dict(config), list(secrets))
     try:
-        settings = StackSettings.load(pulumi.Config(NAMESPACE))
+        settings = StackSettings.load(pulumi.Config(NAMESPACE), stack)
     except pulumi.RunError as error:
         wrong = tuple(line.strip() for line in str(error).splitlines()[1:])
         rest = [Finding(what, untried="the settings first") for what in looked_at(config)]
@@ -160,8 +160,8 @@ def elsewhere(settings: StackSettings, config: Config) -> list[tuple[str, str, i
     if settings.hosting != "server":
         return []
     places = [("mail server", settings.smtp_host, settings.smtp_port)]
-    url = urlsplit(config.get(f"{NAMESPACE}:databaseUrl", ""))
-    with contextlib.suppress(ValueError):  # several hosts
+    with contextlib.suppress(ValueError):  # several hosts; or no URL at all, and its words would hold the password
+        url = urlsplit(config.get(f"{NAMESPACE}:databaseUrl", ""))
         if url.hostname:
             places.append(("database", url.hostname, url.port or POSTGRESQL))
     return places

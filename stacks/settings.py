@@ -1,5 +1,6 @@
 """What a stack's file may say, read once and checked as a whole (Pulumi.yaml describes each setting)."""
 
+import contextlib
 import difflib
 import ipaddress
 import json
@@ -8,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import is_config_secret
@@ -23,8 +25,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from hosting.server import listen_stream
-from hosting.ssh import NO_HOST, Access, check_known_host, is_host, parse_jump
+from hosting.server import listen_stream, mistakes
+from hosting.ssh import Access, check_known_host, parse_jump
 from provider.canonical import number
 from provider.settings import collect_settings
 
@@ -83,13 +85,6 @@ def project_file(value: str) -> str:
     return value
 
 
-def server_host(value: str) -> str:
-    """Return `value` when it can be a server."""
-    if not is_host(value):
-        raise ValueError(f"`{value}` {NO_HOST}")
-    return value
-
-
 def host_keys(value: object) -> list[str]:
     """Return the lines of known_hosts in `value`, with commas or line ends between them.
 
@@ -122,10 +117,14 @@ def ip_address(value: str) -> str:
 
 
 def public_url(value: str) -> str:
-    """Return `value` when it is an address without a path."""
-    if value and not re.fullmatch(r"https?://[^/\s]+", value):
-        raise ValueError(f"`{value}` is no address such as https://texts.example.com")
-    return value
+    """Return `value` when it is none, or an address without a path."""
+    if not value:
+        return value
+    with contextlib.suppress(ValueError):  # brackets without an address between them, a port that is none
+        url = urlsplit(value)
+        if re.fullmatch(r"https?://[^/?#@\s]+", value) and url.hostname and url.port != 0:
+            return value
+    raise ValueError(f"`{value}` is no address such as https://texts.example.com")
 
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -133,7 +132,6 @@ Address = Annotated[str, AfterValidator(address)]
 Words = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(several)]
 Numbers = Annotated[Words, AfterValidator(distinct_numbers)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(several)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(server_host)], ...], BeforeValidator(several)]
 HostKeys = Annotated[tuple[Annotated[str, AfterValidator(check_known_host)], ...], BeforeValidator(host_keys)]
 Secret = Annotated[pulumi.Output[str] | None, BeforeValidator(secret)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -143,9 +141,11 @@ MOST_SENT = 1_000_000  # bytes: systemd hands a service no more than 1 MB, secre
 CALLFIRE = ("login", "password", "apiVersion", "url", "timeout")
 NEEDED = {
     "local": ("mailFrom", "smtpHost"),
-    "server": ("mailFrom", "smtpHost", "serverHosts"),
+    "server": ("mailFrom", "smtpHost"),
     "external": ("endpoint",),
 }
+NAMES = {"name": "the stack's name", "hosts": "serverHosts", "certificate": "tlsCertificate, tlsKey"}
+"""How a stack calls the properties of a forwarder on servers, where it calls them otherwise."""
 
 
 class StackSettings(BaseModel):
@@ -172,7 +172,7 @@ class StackSettings(BaseModel):
     operator: Addresses
     heartbeat_url: Secret
     postback_token_version: Annotated[int, Field(ge=1)]
-    server_hosts: Hosts
+    server_hosts: Words
     server_user: str
     server_port: Port
     server_host_keys: HostKeys
@@ -192,25 +192,27 @@ class StackSettings(BaseModel):
     purge: bool
 
     @classmethod
-    def load(cls, config: pulumi.Config) -> Self:
-        """Read the selected stack's settings.
+    def load(cls, config: pulumi.Config, stack: str) -> Self:
+        """Read the settings of the stack of this name.
 
         Raises:
             pulumi.RunError: with every mistake, by name.
         """
         given = {to_camel(name): read(config, name) for name in cls.model_fields}
-        mistakes, settings = [*unknown(config.name), *callfire()], None
+        said, settings = [*unknown(config.name), *callfire()], None
         wrong: set[str] = set()
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            mistakes += [line for found in error.errors() for line in explain(found)]
+            said += [line for found in error.errors() for line in explain(found)]
             wrong = {str(found["loc"][0]) for found in error.errors()}
-        mistakes += contradictions(given, wrong)
-        if mistakes or settings is None:
+        said += contradictions(given, wrong)
+        if given["hosting"] == "server":
+            said += on_servers(given, stack)
+        if said or settings is None:
             raise pulumi.RunError(
-                f"The settings in stacks/Pulumi.{pulumi.get_stack()}.yaml can't be used:\n"
-                + "\n".join(f"  {mistake}" for mistake in mistakes)
+                f"The settings in stacks/Pulumi.{stack}.yaml can't be used:\n"
+                + "\n".join(f"  {mistake}" for mistake in said)
             )
         return settings
 
@@ -291,7 +293,7 @@ def explain(found: Mapping[str, Any]) -> list[str]:
 def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[str]:
     """Say what is missing beside what is given, as far as that does not depend on what is wrong by itself."""
     if "hosting" not in wrong:
-        missing = [name for name in needed(given, wrong) if blank(given[name])]
+        missing = [name for name in needed(given) if blank(given[name])]
         if missing:
             yield f"hosting `{given['hosting']}` needs {', '.join(missing)}"
     if given["hosting"] == "external":
@@ -315,19 +317,28 @@ def blank(value: object) -> bool:
     return not (several(value) if isinstance(value, str) else value)
 
 
-def needed(given: Mapping[str, Any], wrong: set[str]) -> list[str]:
+def needed(given: Mapping[str, Any]) -> list[str]:
     """Return the settings without which the hosting that is chosen can't be."""
     names = [*NEEDED[given["hosting"]]]
     if given["hosting"] != "external" and not given["routes"]:
         names.insert(1, "mailTo")
     if given["hosting"] == "server":
-        if "tls" not in wrong:
-            names += {"acme": ["domain"], "files": ["domain", "tlsCertificate", "tlsKey"], "none": []}[given["tls"]]
-        if given["tls"] == "none" and not (given["domain"] or given["publicUrl"]):
-            names.append("publicUrl")
-        if len(several(given["serverHosts"])) > 1:
-            names.append("databaseUrl")
+        names += ["domain"] if given["tls"] == "files" else []
+        names += ["publicUrl"] if given["tls"] == "none" and not given["domain"] else []
     return names
+
+
+def on_servers(given: Mapping[str, Any], stack: str) -> Iterator[str]:
+    """Say what the provider would refuse of a forwarder on servers, in the words of the stack."""
+    declared = {
+        "name": stack,
+        "hosts": several(given["serverHosts"]),
+        "secrets": [] if given["databaseUrl"] is None else ["FORWARDER_DATABASE_URL"],
+        "tls": given["tls"],
+        "domain": given["domain"] or "",
+        "certificate": [given["tlsCertificate"], given["tlsKey"]],
+    }
+    return (f"{NAMES.get(name, name)}: {said}" for name, said in mistakes(declared))
 
 
 def read(config: pulumi.Config, name: str) -> object:

@@ -35,6 +35,18 @@ for number in range(int(os.environ["COUNT"])):
 """
 
 
+def backend(home: Path, cli: Path) -> dict[str, str]:
+    """The environment of the CLI in the folder `cli` that keeps everything in `home`."""
+    return {
+        "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{home}",
+        "PULUMI_HOME": str(home),
+        "PULUMI_CONFIG_PASSPHRASE": "correct horse",  # the recorded stacks' too
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished command: its exit status, all that it printed, and what of it went to standard output."""
@@ -63,19 +75,16 @@ class Project:
         self.state = folder / "state"
         self.state.mkdir()
         (folder / "home").mkdir()
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLFIRE_")} | {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLFIRE_")}
+        own = {
             "PATH": os.pathsep.join([str(cli), str(ROOT / ".venv" / "bin"), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PULUMI_BACKEND_URL": f"file://{self.state}",
             "PULUMI_STACK": "dev",
-            "PULUMI_CONFIG_PASSPHRASE": "correct horse",
             "PULUMI_HOME": str(folder / "home"),
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_CREDENTIAL_STORE": "plaintext",
-            **environ,
         }
+        self.environ = inherited | backend(self.state, cli) | own | environ
         if like is None:
             self.pulumi("stack", "init", "dev")
         else:

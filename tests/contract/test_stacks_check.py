@@ -28,7 +28,8 @@ def found(sandbox: Sandbox) -> Callable[..., list[str]]:
         config |= {f"callfire-mail:{name}": value for name, value in given.items()}
         account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
         config |= {f"callfire:{name}": value for name, value in account.items()}
-        return [str(finding) for finding in asyncio.run(check("test", config, {"callfire:password"}))]
+        secrets = {"callfire:password", *(key for key in config if key.endswith("databaseUrl") and config[key])}
+        return [str(finding) for finding in asyncio.run(check("test", config, secrets))]
 
     return find
 
@@ -83,6 +84,18 @@ def test_a_refused_port_is_not_called_reachable(
     files = {"tls": "files", "tlsCertificate": "/etc/ssl/a.pem", "tlsKey": "/etc/ssl/a.key", "domain": "localhost"}
     said = found(SERVER | files | {"serverPort": ssh, "forwarderPort": port})
     assert f"ok     port {port}: refused: nobody listens yet, or a firewall rejects it" in said
+
+
+@pytest.mark.parametrize("character", ["[", "\u2100", "#"])
+def test_a_database_url_that_is_none_is_told_without_its_password(
+    found: Callable[..., list[str]], character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password has to be quoted in it; whatever stands there, it ends in a sentence that does not repeat it."""
+    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
+    url = f"postgresql://callfire:tell{character}nobody@192.0.2.1/outbox"
+    said = "\n".join(found(SERVER | {"databaseUrl": url}))
+    assert "WRONG  database\n" in said
+    assert "nobody" not in said
 
 
 def test_without_the_cli_the_project_s_own_is_named(tmp_path: Path) -> None:

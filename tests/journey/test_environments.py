@@ -12,6 +12,7 @@ import yaml
 from sandbox import Sandbox
 from tests.journey.checkout import Checkout
 from tests.journey.terminal import Terminal
+from tests.pulumi_kit import backend
 from tests.server.handbook import commands
 
 
@@ -26,14 +27,7 @@ def test_the_examples_preview_cleanly_once_their_secrets_are_set(
     checkout: Checkout, pulumi_cli: Path, tmp_path: Path, name: str, subscriptions: int
 ) -> None:
     """The commands in the stack's file, then a preview: one subscription per number, and no secret on the screen."""
-    environment = os.environ | {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{tmp_path}",
-        "PULUMI_HOME": str(tmp_path),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = os.environ | backend(tmp_path, pulumi_cli)
 
     def pulumi(*words: str, typed: str = "") -> str:
         return subprocess.run(
@@ -73,22 +67,13 @@ def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tm
     """`pulumi new` in a terminal: what it asks, what a wrong answer leads to, and a stack that can be put up."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    environment = os.environ | {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{tmp_path}",
-        "PULUMI_HOME": str(tmp_path / "home"),
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-        "CALLFIRE_URL": sandbox.url,
-        "TERM": "xterm",
-    }
-    environment.pop("PULUMI_CONFIG_PASSPHRASE", None)
+    environment = os.environ | backend(tmp_path, pulumi_cli) | {"CALLFIRE_URL": sandbox.url, "TERM": "xterm"}
+    passphrase = environment.pop("PULUMI_CONFIG_PASSPHRASE")  # it is asked for
     template = tmp_path / "template"
     checkout.git("worktree", "add", "-q", str(template), "HEAD")
     (template / ".git").unlink()
     new, check, _ = (shlex.split(line) for line in commands("A new one", "environments.md"))
     new[2] = str(template)  # not from GitHub
-    passphrase = "correct horse battery staple"
     answers = {
         "Project description": "",
         "Enter your passphrase": passphrase,

@@ -234,18 +234,9 @@ def test_host_keys_as_ssh_keyscan_prints_them(machine: Machine, ip6: str, second
 
 @pytest.fixture(scope="module")
 def behind(servers: Servers, machine: Machine) -> tuple[Machine, str]:
-    """A server that `machine` alone reaches, by a line of their own; and its address there."""
+    """A server that `machine` alone reaches, by a cable of their own; and its address there."""
     other = servers("behind")
-    near, far = machine.call("netns"), other.call("netns")
-    for words in (
-        f"link add line netns {near} type veth peer name line netns {far}",
-        f"-n {near} address add 10.78.0.1/30 dev line",
-        f"-n {far} address add 10.78.0.2/30 dev line",
-        f"-n {near} link set line up",
-        f"-n {far} link set line up",
-    ):
-        subprocess.run(["ip", *words.split()], check=True)
-    return other, "10.78.0.2"
+    return other, machine.link(other)
 
 
 def test_a_jump_host_that_is_another_machine(machine: Machine, behind: tuple[Machine, str], home: Path) -> None:

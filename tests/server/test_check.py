@@ -1,7 +1,6 @@
 """`python -m stacks check` of a stack on a server: names, ports, certificates and ways, as they really are."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import yaml
 
 from sandbox.server import Sandbox
 from tests.journey.checkout import ROOT, Checkout
+from tests.pulumi_kit import backend
 from tests.server.authority import pebble
 from tests.server.conftest import Servers
 from tests.server.kit import ip6_of
@@ -93,15 +93,7 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]], pulumi_cli: Path, machine: Machine
 ) -> Iterator[tuple[Stack, CallFire]]:
     """A stack with its secrets, and its CallFire."""
-    home = tmp_path_factory.mktemp("pulumi")
-    environment = {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{home}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = backend(tmp_path_factory.mktemp("pulumi"), pulumi_cli)
     with Sandbox(host=machine.gateway) as sandbox:
         stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
         stack.start({}, {"callfire:login": "sandbox", "callfire:password": PASSWORD})

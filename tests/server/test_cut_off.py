@@ -12,11 +12,11 @@ import pytest
 
 from sandbox.server import Sandbox
 from tests.journey.checkout import Checkout
-from tests.pulumi_kit import Running
+from tests.pulumi_kit import Running, backend
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.machine import Machine
-from tests.server.test_journey import PASSWORD, CallFire, Stack, backend, settings
+from tests.server.test_journey import PASSWORD, CallFire, Stack, settings
 
 UNIT = "callfire-mail-production"
 # What a deployment is doing when its CLI is killed, as it leaves its mark on the server.

@@ -17,6 +17,7 @@ import yaml
 
 from sandbox.server import Sandbox
 from tests.journey.checkout import Checkout
+from tests.pulumi_kit import backend
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.kit import ip6_of
@@ -147,18 +148,6 @@ def stack(
     for name, value in settings(machine, callfire).items():  # what a throw-away server has otherwise
         stack.pulumi("config", "set", name, str(value))
     return stack
-
-
-def backend(home: Path, cli: Path) -> dict[str, str]:
-    """The environment of a CLI that keeps everything in a folder."""
-    return {
-        "PATH": f"{cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{home}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
 
 
 def type_the_handbook(stack: Stack, machine: Machine, callfire: CallFire) -> None:

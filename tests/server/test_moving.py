@@ -1,6 +1,5 @@
 """Moving to another server as docs/server.md tells it, with the real CLI, while texts arrive."""
 
-import os
 import shlex
 import subprocess
 import threading
@@ -12,6 +11,7 @@ import pytest
 
 from sandbox.server import Sandbox
 from tests.journey.checkout import Checkout
+from tests.pulumi_kit import backend
 from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.machine import Machine, eventually
@@ -35,14 +35,7 @@ def callfire(machines: tuple[Machine, Machine]) -> Iterator[CallFire]:
 @pytest.fixture
 def stack(tmp_path: Path, free_ports: Callable[[int], list[int]], pulumi_cli: Path) -> Stack:
     """A stack `production` that is selected and empty."""
-    environment = {
-        "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
-        "PULUMI_BACKEND_URL": f"file://{tmp_path}",
-        "PULUMI_HOME": str(tmp_path / "home"),
-        "PULUMI_CONFIG_PASSPHRASE": "correct horse battery staple",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
+    environment = backend(tmp_path, pulumi_cli)
     (tmp_path / "checkout").mkdir()
     return Stack(Checkout(tmp_path / "checkout", free_ports(4)), "production", environment)
 

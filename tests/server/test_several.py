@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hosting.server import ServerForwarderProvider, declare
+from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import MailSink
 from tests.server.conftest import Servers
@@ -161,22 +161,3 @@ def test_a_server_is_taken_off_the_list(
     load.check(sink)
     provider.delete("id", dict(outputs))
     assert machines[0].run("ls -d /opt/callfire-mail /etc/callfire-mail", check=False) == ""
-
-
-def test_a_server_that_is_gone_is_replaced(
-    machines: list[Machine], sink: MailSink, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another one takes its place in the list; that the dead one can't be cleared is said, and stops nothing."""
-    first, second = machines
-    outputs = provider.create(declared(first, sink=sink)).outs
-    assert outputs is not None
-    first.cut()
-    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 1.0)
-    elsewhere = declared(second, sink=sink)
-    elsewhere["settings"]["FORWARDER_SMTP_HOST"] = first.gateway
-    moved = provider.update("id", dict(outputs), elsewhere | {"servers": {second.ip: declare(elsewhere)}}).outs
-    assert moved is not None
-    assert f"production on {first.ip}: does not answer" in capsys.readouterr().out
-    with spread([second], 7_000_000) as load:
-        pass
-    load.check(sink)

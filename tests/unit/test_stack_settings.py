@@ -26,19 +26,23 @@ def forget(program: None) -> Iterator[None]:
     set_all_config({}, [])
 
 
-def load(given: dict[str, Any], secrets: tuple[str, ...] = (), **callfire: str) -> StackSettings:
+def load(
+    given: dict[str, Any], secrets: tuple[str, ...] = (), stack: str = "production", **callfire: str
+) -> StackSettings:
     """Read settings as the CLI hands them over: the defaults of Pulumi.yaml and what is given, as strings."""
     settings = {name: declared["default"] for name, declared in DECLARED.items()} | given
     plain = {f"test:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     plain |= LOGIN | {f"callfire:{name}": value for name, value in callfire.items()}
     set_all_config(plain, ["callfire:password", *(f"test:{name}" for name in secrets)])
-    return StackSettings.load(pulumi.Config("test"))
+    return StackSettings.load(pulumi.Config("test"), stack)
 
 
-def mistakes(given: dict[str, Any], secrets: tuple[str, ...] = (), **callfire: str) -> list[str]:
+def mistakes(
+    given: dict[str, Any], secrets: tuple[str, ...] = (), stack: str = "production", **callfire: str
+) -> list[str]:
     """Return what is said of settings that can't be used, a line each."""
     with pytest.raises(pulumi.RunError) as raised:
-        load(given, secrets, **callfire)
+        load(given, secrets, stack, **callfire)
     return [line.strip() for line in str(raised.value).splitlines()[1:]]
 
 
@@ -95,7 +99,7 @@ def test_callfires_password_in_plain_text_is_refused() -> None:
     """It stands beside the program's settings, and would be committed with them."""
     set_all_config({"callfire:password": "tell-nobody"}, [])
     with pytest.raises(pulumi.RunError, match=r"callfire:password: .*--secret(?s:.*)mailFrom") as raised:
-        StackSettings.load(pulumi.Config("test"))
+        StackSettings.load(pulumi.Config("test"), "production")
     assert "tell-nobody" not in str(raised.value)
 
 
@@ -108,7 +112,7 @@ def test_names_that_are_no_settings_are_refused() -> None:
     ]
     load(GOOD)
     set_all_config({**CONFIG.get(), "pulumi:tags": "{}"})
-    StackSettings.load(pulumi.Config("test"))
+    StackSettings.load(pulumi.Config("test"), "production")
 
 
 def test_a_wrong_setting_hides_no_other_mistake() -> None:
@@ -118,8 +122,9 @@ def test_a_wrong_setting_hides_no_other_mistake() -> None:
         "callfire:timeout is 'soon', but must be a number of seconds from 1 to 3600",
         "smtpSecurity: must be 'starttls', 'tls' or 'none'",
         "smtpPassword: it is a secret: set it with `pulumi config set --secret`",
-        "hosting `server` needs databaseUrl",
         "smtpPassword needs smtpUsername",
+        "serverHosts: several servers need one PostgreSQL: set databaseUrl",
+        "tls: `acme` gets one server a certificate: for several, choose `none` or `files`",
     ]
 
 
@@ -205,8 +210,56 @@ def test_addresses_that_are_none_are_refused() -> None:
     jump = "is no jump host: USER@HOST:PORT, and an IPv6 address as USER@[ADDRESS]:PORT"
     for wrong in ("me@", "me@::1", "jump:ssh", "jump:70000", "a,b", "ssh://jump"):
         assert mistakes(given | {"serverJump": wrong}, ("databaseUrl",)) == [
-            f"serverHosts.0: `[::1]` {no_host}",
-            f"serverHosts.1: `a b` {no_host}",
             f"serverJump: `{wrong}` {jump}",
             "listenOn: `localhost` is no IP address such as 127.0.0.1 or ::1",
+            f"serverHosts: `[::1]` {no_host}",
+            f"serverHosts: `a b` {no_host}",
         ]
+
+
+def test_a_public_address_has_a_name_and_a_port_that_can_be() -> None:
+    """What no connection could be made to is refused here, before anything looks at it."""
+    for right in ("https://texts.example.com", "http://192.0.2.1:8710", "https://[2001:db8::1]:8443"):
+        assert load(server(tls="none", publicUrl=right)).public_url == right
+    for wrong in (
+        "https://a:abc",
+        "https://a:70000",
+        "https://a:0",
+        "https://:443",
+        "https://[::1",
+        "https://a/b",
+        "https://a?b",
+    ):
+        said = f"publicUrl: `{wrong}` is no address such as https://texts.example.com"
+        assert mistakes(server(tls="none", publicUrl=wrong)) == [said]
+
+
+def test_what_the_provider_would_refuse_is_refused_before() -> None:
+    """A name that no service can have, servers that can't be, a certificate that could not be got: as `up` says it."""
+    no_name = "is not a letter and up to 16 more of a-z, 0-9 and -"
+    for name in ("Production", "eighteen-letters-x", "2nd", "a.b"):
+        assert mistakes(server(), stack=name) == [f"the stack's name: `{name}` {no_name}"]
+        load(GOOD, stack=name)  # on this machine, and elsewhere, any will do
+    another = "`office-check` is what the check of a stack `office` is called on a server: choose another"
+    assert mistakes(server(), stack="office-check") == [f"the stack's name: {another}"]
+    wrong = {
+        "serverHosts: a server is named twice": {"serverHosts": "a,a", "databaseUrl": "x", "tls": "none"},
+        "serverHosts: no server is named": {"serverHosts": ","},
+        "tls: `acme` gets one server a certificate: for several, choose `none` or `files`": {
+            "serverHosts": "a,b",
+            "databaseUrl": "x",
+        },
+        "domain: tls `acme` needs the domain that the certificate is for": {"domain": ""},
+        "domain: `https://a` is no host name such as texts.example.com": {"domain": "https://a"},
+        "domain: `[a` is no host name such as texts.example.com": {"domain": "[a", "tls": "none"},
+        "tlsCertificate, tlsKey: tls `files` needs the absolute paths of certificate and key on the server": {
+            "tls": "files",
+            "tlsCertificate": "/a.pem",
+        },
+    }
+    for said, given in wrong.items():
+        assert mistakes(server(**given), ("databaseUrl",) if "databaseUrl" in given else ()) == [said]
+    assert mistakes(server(tls="files", domain="", tlsCertificate="/a", tlsKey="/b")) == [
+        "hosting `server` needs domain"
+    ]
+    assert mistakes(server(tls="none", domain="")) == ["hosting `server` needs publicUrl"]
