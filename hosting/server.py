@@ -323,13 +323,14 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str =
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    await require(props, accepted, known)
+    all_know = await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
         new = host not in known
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True, new=new)
             try:
+                looked |= {"all_know": lowest(all_know, looked["knows"])}
                 await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
             except ServerError as error:
                 for other in fresh:
@@ -346,18 +347,25 @@ def others(props: Mapping[str, Any], failed: str, cleared: Sequence[str]) -> str
     return f"\nBrought up before it, and left so: {', '.join(updated)}." if updated else ""
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
-    """Return when every server has what is needed.
+async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> int | None:
+    """Return, when each of several servers has what is needed, up to which version all know the outbox's tables.
 
     Raises:
         ServerError: with every lack of every server.
     """
-    found = []
+    found, all_know = [], None
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with connect(host, access(props)) as server:
             looked = await look_at(server, props, accepted, check=True, new=host not in known)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
+            all_know = lowest(all_know, looked["knows"])
     refuse(found)
+    return all_know
+
+
+def lowest(*versions: int | None) -> int | None:
+    """Return the lowest of the versions that there are."""
+    return min((version for version in versions if version is not None), default=None)
 
 
 def refuse(lacks: Sequence[str]) -> None:
@@ -375,6 +383,8 @@ async def apply(
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
     service, trial = describe(props), describe(props, trial=True)
+    all_know = looked["all_know"]
+    checked = ["--database"] if all_know is None else ["--way-back", str(all_know)]
     order = (
         request(props, "apply")
         | ours
@@ -388,7 +398,7 @@ async def apply(
             "offline": props["offline"],
             "requirements": releases.requirements(),
             "preflight": {
-                "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
+                "check": [*command(service, "check", trial.credentials_from), "check", "--json", *checked],
                 "service": service_unit(trial),
                 "socket": socket_unit(trial),
                 "listen": trial.listen,

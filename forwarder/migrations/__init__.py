@@ -91,9 +91,12 @@ def unusable(connection: sa.Connection) -> str:
     )
 
 
-def has_way_back(connection: sa.Connection) -> bool:
-    """Whether the release whose tables these are could still use them after `upgrade`."""
-    own = _number(_named(connection) or UNVERSIONED)
+def has_way_back(connection: sa.Connection, known: int) -> bool:
+    """Whether a release that knows the tables up to version `known` could still use them after `upgrade`.
+
+    The tables themselves don't tell: a release may run on those of a newer one that was taken back.
+    """
+    own = min(known, _number(_named(connection) or UNVERSIONED))
     names = [each.revision for each in _script(connection).walk_revisions()]
     return all(_oldest(name) <= own for name in names if _number(name) > own)
 

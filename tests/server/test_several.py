@@ -94,6 +94,11 @@ def only(machine: Machine, props: Properties) -> Properties:
     return props | {"hosts": [machine.ip], "servers": {machine.ip: props["servers"][machine.ip]}}
 
 
+def take_away(sources: Path) -> None:
+    """What only releases can go on with that know the tables of the one before."""
+    add_version(sources, "4_from_3", "DROP TABLE later", before="3_from_2")
+
+
 def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR0913, PLR0917 - fixtures
     machines: list[Machine],
     sink: MailSink,
@@ -102,7 +107,10 @@ def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR091
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The first server has migrated, the second has not had its turn: it takes texts, even when it is killed."""
+    """The first server has migrated, the second has not had its turn: it takes texts, even when it is killed.
+
+    A release that leaves tables which only the first could go on with is refused there, where it would come first.
+    """
     first, second = machines
     former = declare_again()
     with broken_release(monkeypatch, tmp_path, lambda sources: add_version(sources, "3_from_2", *ADDITIONS)):
@@ -115,7 +123,10 @@ def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR091
             between.wait_for(50)
         found = read(provider, created)["servers"]
         assert [found[machine.ip]["release"] for machine in machines] == [newer["release"], former["release"]]
+        refused = pytest.raises(ServerError, match=f"{first.ip}: release .* nothing was changed: .* no way back")
         with spread(machines, 10_000_000) as rest:
+            with broken_release(monkeypatch, tmp_path / "later", take_away), refused:
+                provider.update("id", created, declare_again())
             provider.update("id", created, newer)
             provider.update("id", newer, former)
     for each in (load, between, rest):

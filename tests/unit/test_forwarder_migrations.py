@@ -131,7 +131,7 @@ def test_a_version_says_which_releases_can_use_it(
     outbox.turn(Turn([posting(inbound(1))]))
     with later_release(*names):
         with outbox.reading() as connection:
-            assert (version(connection), has_way_back(connection)) == (Version.EARLIER, way_back)
+            assert (version(connection), has_way_back(connection, 2)) == (Version.EARLIER, way_back)
         outbox.migrate()
         outbox.migrate()
     with outbox.reading() as connection:
@@ -143,6 +143,22 @@ def test_a_version_says_which_releases_can_use_it(
     else:
         with pytest.raises(StartError, match=f"in version {names[-1]}, which this one does not know"):
             outbox.migrate()
+    outbox.close()
+
+
+@pytest.mark.parametrize(("known", "way_back"), [(2, False), (3, True), (4, True)])
+def test_what_a_release_knows_counts_and_not_what_it_runs_on(
+    known: int,
+    way_back: bool,  # noqa: FBT001 - a column of the table
+    tmp_path: Path,
+    later_release: Callable[..., AbstractContextManager[None]],
+) -> None:
+    """The tables of a release that was taken back stay, and the one before it is still what may have to go on."""
+    outbox = open_outbox(f"sqlite:///{tmp_path / 'outbox.db'}")
+    with later_release("3_from_2"):
+        outbox.migrate()
+    with later_release("3_from_2", "4_from_3"), outbox.reading() as connection:
+        assert (version(connection), has_way_back(connection, known)) == (Version.EARLIER, way_back)
     outbox.close()
 
 
