@@ -23,6 +23,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from forwarder.errors import StartError
+from forwarder.schema import metadata
 
 UNVERSIONED: Final = "1"
 """Version of an outbox that has tables and does not say which: the first release kept no count."""
@@ -131,18 +132,19 @@ def _config(connection: sa.Connection) -> Config:
 
 
 def _lock_tables(connection: sa.Connection) -> None:
-    """Have all tables before one is changed.
+    """Have all of the outbox's tables before one is changed; what else is in the database is another application's.
 
     Other forwarders are at work on them. None is to be in a knot with this one, which PostgreSQL would cut by failing
     either of them; so this one lets go of all when it has to wait for long.
     """
-    names = sa.inspect(connection).get_table_names()
+    own = set(sa.inspect(connection).get_table_names()) & {*metadata.tables, _VERSION.name}
+    names = ", ".join(map(connection.dialect.identifier_preparer.quote, sorted(own)))
     deadline = time.monotonic() + _LOCKED_WITHIN
     while names:
         try:
             with connection.begin_nested():
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
-                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)}")
+                connection.exec_driver_sql(f"LOCK TABLE {names}")
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
                 raise

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -182,6 +183,22 @@ def test_an_upgrade_is_in_no_knot_with_a_forwarder_at_work(
     assert "added_3" in str(_differences(newer))
     busy.close()
     newer.close()
+
+
+def test_an_upgrade_leaves_the_tables_of_another_application_alone(
+    postgresql: PostgreSQL, later_release: Callable[..., AbstractContextManager[None]]
+) -> None:
+    """In the same database: it waits for none of them, whatever they are called."""
+    url = postgresql.database()
+    with psycopg.connect(url) as other:
+        other.execute('CREATE TABLE "order" (id integer)')
+        other.commit()
+        outbox = open_outbox(url)
+        other.execute('LOCK TABLE "order"')
+        with later_release("3_from_2"):
+            outbox.migrate()
+        assert "added_3" in str(_differences(outbox))
+        outbox.close()
 
 
 def _until_somebody_waits(outbox: Outbox) -> None:
