@@ -107,7 +107,7 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def delete(self, _id: str, props: Properties) -> None:
         """Drain and remove on every server; what can't be delivered is kept there, and named."""
         for host in props["hosts"]:
-            finish(clear(host, props))
+            finish(clear(host, props, last=host == props["hosts"][-1]))
 
 
 def finish(work: Coroutine[Any, Any, Result]) -> Result:
@@ -425,11 +425,19 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
     return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
 
 
-async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
-    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there."""
+async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: bool = False) -> None:
+    """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there.
+
+    With PostgreSQL, the `last` one drains the outbox of all; before that, the others mail what one leaves.
+    """
+    service = describe(props)
+    status: list[str] = []
+    if last and "FORWARDER_DATABASE_URL" in props["secrets"]:
+        status = [*command(service, "status", service.credentials_from), "status", "--json"]
     try:
         async with connect(host, access(props)) as server:
             order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
+            order["status"] = status
             done = await server.ask(order, {}, reporter(host, props))
     except UnreachableError as error:
         raise UnreachableError(

@@ -279,7 +279,7 @@ class Server:
                 except ValueError:
                     continue
                 if "doing" in said:
-                    progress(str(said["doing"]))
+                    progress(in_stack_names(str(said["doing"])))
                 else:
                     answer = said
             complaint = (await process.stderr.read()).decode(errors="replace").strip()
