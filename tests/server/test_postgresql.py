@@ -51,7 +51,7 @@ def declare(machine: Machine, sink: MailSink) -> Callable[[str], Properties]:
 MISTAKES = {
     "a wrong password": (PASSWORD, WRONG, 'password authentication failed for user "callfire"'),
     "a server that is down": (f":{PORT}/", f":{PORT + 1}/", "Connection refused"),
-    "an address that does not answer": ("@10.77.", "@10.99.", "connection"),
+    "an address that does not answer": ("@10.77.", "@10.99.", "timeout expired"),
     "a database that is not there": ("/outbox", "/elsewhere", 'database "elsewhere" does not exist'),
     "a user without rights": (f"callfire:{PASSWORD}", f"reader:{WRONG}", "permission denied for"),
     "a URL that is none": ("postgresql://", "mysql://", "does not start with postgresql://"),
