@@ -159,13 +159,23 @@ def test_one_machine_is_killed(
 
 
 def test_a_server_is_taken_off_the_list(
-    machines: list[Machine], sink: MailSink, declare_again: Callable[[], Properties], created: Properties
+    machines: list[Machine],
+    sink: MailSink,
+    declare_again: Callable[[], Properties],
+    created: Properties,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is no longer listed is cleared; the other goes on."""
+    """What is no longer listed is cleared, and nobody waits for its outbox: the other goes on with what waits."""
     both = declare_again()
     one = both | {"hosts": both["hosts"][:1], "servers": {both["hosts"][0]: both["servers"][both["hosts"][0]]}}
+    sink.stop()
+    with spread(machines[1:], 11_000_000) as waiting:
+        pass
     outputs = provider.update("id", created, one).outs
     assert outputs is not None
+    assert "PostgreSQL" not in capsys.readouterr().out
+    sink.start()
+    waiting.check(sink)
     assert machines[1].run("ls -d /opt/callfire-mail /etc/callfire-mail", check=False) == ""
     with spread(machines[:1], 6_000_000) as load:
         pass
