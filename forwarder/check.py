@@ -61,15 +61,15 @@ async def _log_in(settings: Settings) -> str:
     return f"{server.host}:{server.port}, {server.security}, {how}"
 
 
-def check_only_database(place: Callable[[], OutboxPlace], *, way_back: bool) -> list[Finding]:
-    """The finding about the database; with `way_back` also whether the release that has used it could go on with it."""
+def check_only_database(place: Callable[[], OutboxPlace], *, way_back: int | None) -> list[Finding]:
+    """The finding about the database; also whether a release that knows it up to version `way_back` could go on."""
     try:
         return [_look("database", lambda: check_database(place(), way_back=way_back))]
     except SettingsError as error:
         return [Finding("database", tuple(str(error).splitlines()))]
 
 
-def check_database(place: OutboxPlace, *, way_back: bool = False) -> str:
+def check_database(place: OutboxPlace, *, way_back: int | None = None) -> str:
     """Where the outbox is, if it could be written; raises ForwarderError. Nothing is made."""
     file = place.sqlite_file
     if file is not None and not file.exists():
@@ -80,7 +80,7 @@ def check_database(place: OutboxPlace, *, way_back: bool = False) -> str:
             found = version(connection)
             if found is Version.UNUSABLE:
                 raise StartError(unusable(connection))
-            if way_back and found is Version.EARLIER and not has_way_back(connection):
+            if way_back is not None and found is Version.EARLIER and not has_way_back(connection, way_back):
                 raise StartError(
                     "the release that has used the outbox until now could not use it any more after this one, so there "
                     "would be no way back: upgrade to a release in between first"

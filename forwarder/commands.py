@@ -94,14 +94,19 @@ def serve_command(as_json: bool = False) -> None:  # noqa: FBT001, FBT002 - clic
 
 @main.command()
 @click.option("--database", "only_database", is_flag=True, help="Look only at the database.")
-@click.option("--way-back", is_flag=True, help="The same; wrong too if the release that has used it could not go on.")
+@click.option(
+    "--way-back",
+    type=int,
+    metavar="VERSION",
+    help="The same; wrong too if a release that knows the tables up to this version could not go on.",
+)
 @as_json
-def check(as_json: bool, only_database: bool, way_back: bool) -> None:  # noqa: FBT001 - click calls it by name
+def check(as_json: bool, only_database: bool, way_back: int | None) -> None:  # noqa: FBT001 - click calls it by name
     """Look at everything, and tell all that is wrong.
 
     The exit status is 0 if nothing is.
     """
-    if only_database or way_back:
+    if only_database or way_back is not None:
         found = check_only_database(load_outbox_place, way_back=way_back)
     else:
         found = asyncio.run(check_everything(load_outbox_place))

@@ -4,6 +4,7 @@ Where the server said something, its own words stand first. No secret is told.
 """
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -36,10 +37,11 @@ def _without_a_word(causes: Sequence[BaseException], patience: float) -> str:
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return f"it does not speak TLS there ({_words(causes)}); check {_PORT}"
     words = _words(causes)
-    if "auth" in words.lower():
-        return f"it offers no log-in with a password there; check {_PORT}, or set no FORWARDER_SMTP_USERNAME"
-    if "STARTTLS" in words:
-        return f"it does not offer STARTTLS, so nothing was sent; check {_PORT}"
+    if not isinstance(causes[0], OSError):  # what the library says of an open connection; else a host may be in it
+        if "auth" in words.lower():
+            return f"it offers no log-in with a password there; check {_PORT}, or set no FORWARDER_SMTP_USERNAME"
+        if "STARTTLS" in words:
+            return f"it does not offer STARTTLS, so nothing was sent; check {_PORT}"
     return f"{words}; check FORWARDER_SMTP_HOST and FORWARDER_SMTP_PORT, and {_REACH}"
 
 
@@ -63,10 +65,13 @@ def _answer_advice(error: aiosmtplib.SMTPResponseException) -> str:
 
 
 def _words(causes: Sequence[BaseException]) -> str:
-    """The system's own words where there are any, else the library's."""
+    """The system's own words where there are any, else the library's; of several tries, the first's."""
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             return (cause.reason or str(cause)).replace("_", " ").lower()
         if isinstance(cause, OSError) and cause.errno:
             return str(cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)).lower()
+        number = re.search(r"\[Errno (\d+)\]", str(cause))  # asyncio gathers the tries at several addresses in one text
+        if number:
+            return os.strerror(int(number[1])).lower()
     return " ".join(str(causes[0]).split()).rstrip(".") or type(causes[0]).__name__

@@ -117,7 +117,7 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
 
     def delete(self, _id: str, props: Properties) -> None:
         """Drain and remove on every server, whatever another says; what can't be delivered is kept there, and named."""
-        failed = finish(clear_all(props["hosts"], props))
+        failed = finish(clear_all(props["hosts"], props, destroyed=True))
         if failed:
             raise ServerError(not_removed(props, failed))
 
@@ -279,15 +279,15 @@ def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
 
 
 async def look_at(
-    server: Server, props: Mapping[str, Any], accepted: Sequence[str], *, check: bool, new: bool = False
+    server: Server, props: Mapping[str, Any], accepted: Sequence[str], ours: Properties, *, check: bool
 ) -> Properties:
-    """Return what a server says of itself and of its forwarder."""
+    """Return what a server says of itself and of its forwarder; `ours` tells it whose that should be."""
     nonce = random.token_hex(16)
     values = {**props["secrets"], TOKENS: ",".join(accepted)}
     hashes = {name: hidden(nonce, value) for name, value in values.items()}
     site = str(next(iter(props["servers"].values()))["site"])
     question = request(props, "look") | {"nonce": nonce, "secrets": hashes, "check": check, "site": site}
-    return await server.ask(question | claim(accepted, new=new), {}, reporter(server.host, props))
+    return await server.ask(question | ours, {}, reporter(server.host, props))
 
 
 async def examine(  # noqa: PLR0913 - what a server may lack depends on all of it
@@ -337,7 +337,7 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     async def look(host: str) -> Properties:
         try:
             async with connect(host, access(props)) as server:
-                return await look_at(server, props, accepted, check=False)
+                return await look_at(server, props, accepted, claim([], new=False), check=False)
         except UnreachableError:
             declared = dict(props["servers"].get(host) or {})
             return {"seen": declared | {"state": "not reachable"}}
@@ -353,22 +353,24 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str =
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    await require(props, accepted, known)
+    all_know = await require(props, accepted, known)
     fresh: list[str] = []
     for host in props["hosts"]:
+        ours = claim(accepted, new=host not in known) | {"run": run, "all_know": all_know}
         try:
-            if await bring_up_one(host, props, accepted, run, new=host not in known):
+            if await bring_up_one(host, props, accepted, ours):
                 fresh.append(host)
         except ServerError as error:
             left = await clear_all(fresh, props)
             raise type(error)(f"{error}{others(props, host, fresh, left)}") from None
 
 
-async def bring_up_one(host: str, props: Mapping[str, Any], accepted: Sequence[str], run: str, *, new: bool) -> bool:
+async def bring_up_one(host: str, props: Mapping[str, Any], accepted: Sequence[str], ours: Properties) -> bool:
     """Bring a server into the declared state; return whether there was nothing before."""
     async with connect(host, access(props)) as server:
-        looked = await look_at(server, props, accepted, check=True, new=new)
-        await apply(server, props, accepted, looked, claim(accepted, new=new) | {"run": run})
+        looked = await look_at(server, props, accepted, ours, check=True)
+        looked["all_know"] = lowest(ours["all_know"], looked["knows"])
+        await apply(server, props, accepted, looked, ours)
     return bool(looked["seen"]["release"] == "none")
 
 
@@ -380,18 +382,25 @@ def others(props: Mapping[str, Any], failed: str, fresh: Sequence[str], left: Ma
     return said + "".join(f"\nBrought up before it, and not taken back: {reason(*each)}" for each in left.items())
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> None:
-    """Return when every server has what is needed.
+async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> int | None:
+    """Return, when each of several servers has what is needed, up to which version all know the outbox's tables.
 
     Raises:
         ServerError: with every lack of every server.
     """
-    found = []
+    found, all_know = [], None
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with connect(host, access(props)) as server:
-            looked = await look_at(server, props, accepted, check=True, new=host not in known)
+            looked = await look_at(server, props, accepted, claim(accepted, new=host not in known), check=True)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
+            all_know = lowest(all_know, looked["knows"])
     refuse(found)
+    return all_know
+
+
+def lowest(*versions: int | None) -> int | None:
+    """Return the lowest of the versions that there are."""
+    return min((version for version in versions if version is not None), default=None)
 
 
 def refuse(lacks: Sequence[str]) -> None:
@@ -409,6 +418,8 @@ async def apply(
     refuse([f"{server.host}: {lack}" for lack in looked["lacks"]])
     declared = props["servers"][server.host]
     service, trial = describe(props), describe(props, trial=True)
+    all_know = looked["all_know"]
+    checked = ["--database"] if all_know is None else ["--way-back", str(all_know)]
     order = (
         request(props, "apply")
         | ours
@@ -422,7 +433,7 @@ async def apply(
             "offline": props["offline"],
             "requirements": releases.requirements(),
             "preflight": {
-                "check": [*command(service, "check", trial.credentials_from), "check", "--json"],
+                "check": [*command(service, "check", trial.credentials_from), "check", "--json", *checked],
                 "service": service_unit(trial),
                 "socket": socket_unit(trial),
                 "listen": trial.listen,
@@ -449,14 +460,20 @@ def bundle(looked: Mapping[str, Any], progress: Callable[[str], None], *, offlin
     return {name: data for name, data in wheels.items() if kept.get(name) != hashlib.sha256(data).hexdigest()}
 
 
-async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> None:
+async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: bool = False) -> None:
     """Remove the forwarder from one server, unless it was brought up in that run; say what is kept there.
 
-    Another stack's of the same name is left: an error, but where the server is no longer listed it is only said.
+    With PostgreSQL, the `last` one drains the outbox of all; before that, the others mail what one leaves. Another
+    stack's of the same name is left: an error, but where the server is no longer listed it is only said.
     """
+    service = describe(props)
+    status: list[str] = []
+    if last and "FORWARDER_DATABASE_URL" in props["secrets"]:
+        status = [*command(service, "status", service.credentials_from), "status", "--json"]
     async with connect(host, access(props)) as server:
         order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-        done = await server.ask(order | claim(props["tokens"], new=True), {}, reporter(host, props))
+        order |= {"status": status} | claim(props["tokens"], new=True)
+        done = await server.ask(order, {}, reporter(host, props))
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
         reporter(host, props)(
@@ -467,12 +484,14 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "") -> Non
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
 
 
-async def clear_all(hosts: Sequence[str], props: Mapping[str, Any]) -> dict[str, ServerError]:
-    """Remove the forwarder from all these servers; return of which that failed, and why."""
+async def clear_all(
+    hosts: Sequence[str], props: Mapping[str, Any], *, destroyed: bool = False
+) -> dict[str, ServerError]:
+    """Remove the forwarder from all these servers, for good if it is destroyed; return where that failed, and why."""
     failed: dict[str, ServerError] = {}
     for host in hosts:
         try:
-            await clear(host, props)
+            await clear(host, props, last=destroyed and host == hosts[-1])
         except ServerError as error:
             failed[host] = error
     return failed

@@ -207,10 +207,12 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
             return await asyncssh.connect(host, port, **name, **options, **kinds)
         except asyncssh.HostKeyNotVerifiable:
             there = " (on the jump host)" if "tunnel" in options else ""
+            known = any(options["known_hosts"].match(host, "", port if port != 22 else None))  # noqa: PLR2004 - SSH
+            state = "is not the one that is known. If the server was set up again" if known else "is not known yet"
+            between = "; otherwise somebody stands in between" if known else ""
             raise LoginError(
-                f"SSH to {host}: its host key is not the one that is known. If the server is new or was set up again,"
-                f" compare `ssh-keyscan -p {port} {host}`{there} with what its provider shows and put it into"
-                " serverHostKeys (or ~/.ssh/known_hosts); otherwise somebody stands in between. Nothing was sent."
+                f"SSH to {host}: its host key {state}, compare `ssh-keyscan -p {port} {host}`{there} with what its"
+                f" provider shows and put it into serverHostKeys (or ~/.ssh/known_hosts){between}. Nothing was sent."
             ) from None
         except asyncssh.PermissionDenied:
             raise LoginError(
@@ -285,7 +287,7 @@ class Server:
                 if not isinstance(said, dict):  # a login script may say anything
                     continue
                 if "doing" in said:
-                    progress(str(said["doing"]))
+                    progress(in_stack_names(str(said["doing"])))
                 else:
                     answer = said
             complaint = (await process.stderr.read()).decode(errors="replace").strip()

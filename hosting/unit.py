@@ -110,7 +110,7 @@ def service_unit(service: Service) -> str:
             credentials.append((f"tls-{name.lower()}", path))
             environment[f"FORWARDER_TLS_{name}"] = f"{folder}/tls-{name.lower()}"
     return f"""\
-# Written by pulumi up; a change made here is undone by the next one.
+# Written by pulumi up; `pulumi up --refresh` undoes a change made here.
 [Unit]
 Description=callfire-mail {service.name}: texts to emails
 Requires={service.unit}.socket
@@ -174,7 +174,7 @@ exec {words.replace(f"-command-{PROCESS}", "-command-$$")} "$@"
 def socket_unit(service: Service) -> str:
     """Return `NAME.socket`: the kernel holds what arrives while the service restarts."""
     return f"""\
-# Written by pulumi up; a change made here is undone by the next one.
+# Written by pulumi up; `pulumi up --refresh` undoes a change made here.
 [Unit]
 Description=callfire-mail {service.name}: where texts arrive
 
@@ -194,7 +194,7 @@ def caddy_site(domain: str, upstream: str, acme_directory: str) -> str:
     """Return Caddy's site: HTTPS with a certificate that it gets and renews, and only what is for everyone."""
     issuer = f"\ttls {{\n\t\tca {acme_directory}\n\t}}\n" if acme_directory else ""
     return f"""\
-# Written by pulumi up; a change made here is undone by the next one.
+# Written by pulumi up; `pulumi up --refresh` undoes a change made here.
 {domain} {{
 {issuer}\t@public path /postback/* /healthz
 \thandle @public {{

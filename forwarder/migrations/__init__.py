@@ -23,6 +23,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from forwarder.errors import StartError
+from forwarder.schema import metadata
 
 UNVERSIONED: Final = "1"
 """Version of an outbox that has tables and does not say which: the first release kept no count."""
@@ -91,9 +92,12 @@ def unusable(connection: sa.Connection) -> str:
     )
 
 
-def has_way_back(connection: sa.Connection) -> bool:
-    """Whether the release whose tables these are could still use them after `upgrade`."""
-    own = _number(_named(connection) or UNVERSIONED)
+def has_way_back(connection: sa.Connection, known: int) -> bool:
+    """Whether a release that knows the tables up to version `known` could still use them after `upgrade`.
+
+    The tables themselves don't tell: a release may run on those of a newer one that was taken back.
+    """
+    own = min(known, _number(_named(connection) or UNVERSIONED))
     names = [each.revision for each in _script(connection).walk_revisions()]
     return all(_oldest(name) <= own for name in names if _number(name) > own)
 
@@ -128,18 +132,19 @@ def _config(connection: sa.Connection) -> Config:
 
 
 def _lock_tables(connection: sa.Connection) -> None:
-    """Have all tables before one is changed.
+    """Have all of the outbox's tables before one is changed; what else is in the database is another application's.
 
     Other forwarders are at work on them. None is to be in a knot with this one, which PostgreSQL would cut by failing
     either of them; so this one lets go of all when it has to wait for long.
     """
-    names = sa.inspect(connection).get_table_names()
+    own = set(sa.inspect(connection).get_table_names()) & {*metadata.tables, _VERSION.name}
+    names = ", ".join(map(connection.dialect.identifier_preparer.quote, sorted(own)))
     deadline = time.monotonic() + _LOCKED_WITHIN
     while names:
         try:
             with connection.begin_nested():
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
-                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)}")
+                connection.exec_driver_sql(f"LOCK TABLE {names}")
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
                 raise

@@ -57,7 +57,7 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
     try:
         releases.install(request, places, Path(request["sent"]))
         if set(changes) - {"command", "drop_ins", "state", "site", "socket"} or first:
-            preflight(request, places, way_back=not first)
+            preflight(request, places)
         if release(places) not in {request["release"], "none"}:
             back_up(places, str(request["release"]))
         switch(request, places, changes)
@@ -96,7 +96,7 @@ def gate(request: dict[str, Any], places: Places) -> Gate:
     )
 
 
-def preflight(request: dict[str, Any], places: Places, *, way_back: bool) -> None:
+def preflight(request: dict[str, Any], places: Places) -> None:
     """Run the new release beside what runs, and let it look at the real database.
 
     Raises:
@@ -106,7 +106,7 @@ def preflight(request: dict[str, Any], places: Places, *, way_back: bool) -> Non
     write_credentials(places.preflight_credentials, request["settings"] | request["secrets"])
     try:
         trial(request, places)
-        check(request, way_back=way_back)
+        check(request)
     finally:
         clean_up_preflight(places)
 
@@ -137,15 +137,15 @@ def trial(request: dict[str, Any], places: Places) -> None:
         ) from None
 
 
-def check(request: dict[str, Any], *, way_back: bool) -> None:
+def check(request: dict[str, Any]) -> None:
     """Let the new release look at the real database, as the service's user, and change nothing.
 
     Raises:
-        FailedError: it can't use it; with `way_back` also if what is in force could not go on with what it leaves.
+        FailedError: it can't use it, or what is in force, here or on another server, could not go on with what it
+            would leave.
     """
-    wanted = "--way-back" if way_back else "--database"
     try:
-        status, said, complaint = answer(*request["preflight"]["check"], wanted, seconds=CHECK)
+        status, said, complaint = answer(*request["preflight"]["check"], seconds=CHECK)
     except FailedError as error:
         status, said, complaint = 1, "", f"its look at the database: {error}"
     if status:

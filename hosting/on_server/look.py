@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def look(request: dict[str, Any], places: Places) -> dict[str, Any]:
         "installed": complete,
         "wheels": {} if complete else wheels(places.wheels),
         "seen": seen(request, places),
+        "knows": knows(places),
         "tokens": tokens(int(request["admin_port"])),
         "now": time.time(),
         "started": started(places),
@@ -65,9 +67,24 @@ def credentials(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(errors="replace") for path in sorted(folder.glob("*"))}
 
 
-def release(places: Places) -> str:
-    """Return the release in force, or why there is none."""
-    for line in (read(places.service) or "").splitlines():
+def knows(places: Places) -> int | None:
+    """Return up to which version the release in force knows the outbox's tables; None where none could run.
+
+    One that is kept since a switch that was cut off may run again, so the lower version of both counts.
+    """
+    units = (places.service, places.before / places.service.name)
+    return min(filter(None, (newest_version(places.releases / release(places, unit)) for unit in units)), default=None)
+
+
+def newest_version(folder: Path) -> int:
+    """Return the newest version of the tables that a release has a file of; 0 without any."""
+    files = folder.glob("lib/python*/site-packages/forwarder/migrations/versions/v*.py")
+    return max((int(found[1]) for file in files if (found := re.match(r"v(\d+)", file.name))), default=0)
+
+
+def release(places: Places, unit: Path | None = None) -> str:
+    """Return the release in force, or in this unit file; or why there is none."""
+    for line in (read(unit or places.service) or "").splitlines():
         if line.startswith("ExecStart=") and f"{places.releases}/" in line:
             name = line.partition(f"{places.releases}/")[2].partition("/")[0]
             folder = places.releases / name
@@ -88,7 +105,7 @@ def state(places: Places) -> str:
     if "disabled" in (service.get("UnitFileState"), socket.get("UnitFileState")):
         return "not started at boot"
     if "yes" in (service.get("NeedDaemonReload"), socket.get("NeedDaemonReload")):
-        return "running with older unit files"
+        return "running, not by its unit files, which were changed"
     return "running" if read(places.applied) == in_force(places) else "running, its last change was cut off"
 
 

@@ -431,12 +431,12 @@ def test_whether_the_release_before_could_go_on_is_told_beforehand(tmp_path: Pat
     """The first release's outbox has no way back from this one; this one's own needs none."""
     settings = environment(tmp_path, sink.port)
     shutil.copy(Path(__file__).parents[1] / "recorded" / "outbox-v1.db", tmp_path / "outbox.db")
-    assert "upgrade to a release in between first" in run(settings, "check", "--way-back", status=1).stdout
+    assert "upgrade to a release in between first" in run(settings, "check", "--way-back", "1", status=1).stdout
     with running(settings):
-        assert "ok     database" in run(settings, "check", "--way-back").stdout
+        assert "ok     database" in run(settings, "check", "--way-back", "2").stdout
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '3_from_2'")
-    assert "a newer release's, which this one can use" in run(settings, "check", "--way-back").stdout
+    assert "a newer release's, which this one can use" in run(settings, "check", "--way-back", "2").stdout
     assert answer(settings, "status")["dead"] == 1
 
 

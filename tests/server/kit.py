@@ -214,7 +214,7 @@ VERSION = """\
 from alembic import op
 
 revision = "{version}"
-down_revision = "2"
+down_revision = "{before}"
 
 
 def upgrade() -> None:
@@ -230,10 +230,10 @@ ADDITIONS = (
 )
 
 
-def add_version(sources: Path, version: str, *statements: str) -> None:
-    """Give a release tables of a version of its own, such as `3_from_2`, made by these statements."""
+def add_version(sources: Path, version: str, *statements: str, before: str = "2") -> None:
+    """Give a release tables of a version of its own, such as `3_from_2`, made by these statements from `before`."""
     file = sources / "migrations" / "versions" / f"v{version}.py"
-    file.write_text(VERSION.format(version=version, statements=list(statements)))
+    file.write_text(VERSION.format(version=version, before=before, statements=list(statements)))
 
 
 def edit(file: Path, old: str, new: str) -> None:

@@ -160,7 +160,7 @@ def test_known_hosts_of_the_user(machine: Machine, home: Path) -> None:
     """
     file = home / "known_hosts"
     (home / "config").write_text("Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile none\n")
-    assert "its host key is not the one that is known" in refused(machine, known_hosts=())
+    assert "its host key is not known yet" in refused(machine, known_hosts=())
     file.write_text("nonsense\n@nonsense x y\n|1|x x\n" + "\n".join(machine.known_hosts))
     assert log_in(machine, known_hosts=()) == []
     file.write_text("\n".join(machine.known_hosts) + "\n")
@@ -176,7 +176,7 @@ def test_known_hosts_of_the_user(machine: Machine, home: Path) -> None:
     for what, lines in wrong.items():
         file.write_text(f"{lines}\n")
         said = refused(machine, known_hosts=())
-        assert "its host key is not the one that is known" in said, what
+        assert f"its host key is not {'known yet' if what == 'unknown' else 'the one that is known'}" in said, what
         assert f"ssh-keyscan -p 22 {machine.ip}" in said, what
 
 

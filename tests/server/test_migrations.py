@@ -90,6 +90,11 @@ def know_whether_there_are_texts(sources: Path) -> None:
 def add_and_end(sources: Path) -> None:
     """A release that brings the outbox to its version and then ends."""
     add(sources)
+    end(sources)
+
+
+def end(sources: Path) -> None:
+    """A release that ends where there are texts."""
     know_whether_there_are_texts(sources)
     refusal = '            if outbox.has_texts():\n                raise StartError("it does not like them")\n'
     edit(sources / "app.py", "            if lost:\n", f"{refusal}            if lost:\n")
@@ -102,9 +107,25 @@ def add_and_sicken(sources: Path) -> None:
     edit(sources / "admin.py", "200 if vitals", "200 if not self._ledger._outbox.has_texts() and vitals")
 
 
+MISSED = "ALTER TABLE text RENAME COLUMN message TO content"
+
+
 def take_away(sources: Path) -> None:
     """Tables that the release before can't use."""
-    add_version(sources, "3", "ALTER TABLE text RENAME COLUMN message TO content")
+    add_version(sources, "3", MISSED)
+    miss(sources)
+
+
+def take_away_later(sources: Path) -> None:
+    """Tables that only a release can use which knows what the one before it added; and it ends."""
+    add(sources)
+    add_version(sources, "4_from_3", MISSED, before="3_from_2")
+    miss(sources)
+    end(sources)
+
+
+def miss(sources: Path) -> None:
+    """A release without what was taken away."""
     schema = sources / "schema.py"
     edit(schema, 'Column("message", Text)', 'Column("content", Text, key="message")')
 
@@ -267,6 +288,26 @@ def test_a_release_without_a_way_back_never_takes_over(
     assert "upgrade to a release in between first" in str(raised.value)
     assert (main_pid(machine), version(machine)) == (pid, "2")
     load.check(sink)
+
+
+def test_what_runs_must_have_a_way_back_whatever_the_tables_say(
+    machine: Machine, sink: MailSink, created: Properties, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A release was taken back and left its tables; the next could follow that one, but not what runs: refused."""
+    former = declared(machine, sink=sink)
+    with load_on(machine) as load:
+        taken_back = pytest.raises(ServerError, match="What was in force before runs again")
+        with broken_release(monkeypatch, tmp_path / "third", add_and_end), taken_back:
+            provider.update("id", created, declared(machine, sink=sink))
+        pid = main_pid(machine)
+        refused = pytest.raises(
+            ServerError, match=r"was refused before it took over; nothing was changed: .* no way back"
+        )
+        with broken_release(monkeypatch, tmp_path / "fourth", take_away_later), refused:
+            provider.update("id", created, declared(machine, sink=sink))
+    assert (main_pid(machine), version(machine)) == (pid, "3_from_2")
+    load.check(sink)
+    assert not provider.diff("id", read(provider, created), former).changes
 
 
 def test_a_release_that_is_too_old_for_the_outbox_never_takes_over(

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
-from tests.forwarder_kit import TOKEN, MailSink
+from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.conftest import Servers
 from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, read, sink_at
-from tests.server.machine import Machine
+from tests.server.machine import Machine, eventually
 from tests.server.postgresql import PASSWORD, PORT, postgresql
 
 UNIT = "callfire-mail-production"
@@ -50,7 +51,7 @@ def declare(machine: Machine, sink: MailSink) -> Callable[[str], Properties]:
 MISTAKES = {
     "a wrong password": (PASSWORD, WRONG, 'password authentication failed for user "callfire"'),
     "a server that is down": (f":{PORT}/", f":{PORT + 1}/", "Connection refused"),
-    "an address that does not answer": ("@10.77.", "@10.99.", "connection"),
+    "an address that does not answer": ("@10.77.", "@10.99.", "timeout expired"),
     "a database that is not there": ("/outbox", "/elsewhere", 'database "elsewhere" does not exist'),
     "a user without rights": (f"callfire:{PASSWORD}", f"reader:{WRONG}", "permission denied for"),
     "a URL that is none": ("postgresql://", "mysql://", "does not start with postgresql://"),
@@ -154,3 +155,100 @@ def test_a_migration_that_fails_leaves_the_tables_as_they_were(  # noqa: PLR0913
     assert tables(url) == before
     load.check(sink)
     assert not provider.diff("id", read(provider, created), declare(url)).changes
+
+
+def post(machine: Machine, text_id: int) -> int:
+    """Post one text."""
+    url = f"http://{machine.ip}:8710/postback/{TOKEN}"
+    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
+
+
+def delete(created: Properties, at_drain: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Delete, and do something when the outbox begins to drain; return what is said."""
+    said: list[str] = []
+
+    def progress(doing: str) -> None:
+        said.append(doing)
+        if doing == "letting the outbox drain":
+            at_drain()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hosting.server.reporter", lambda *_: progress)
+        provider.delete("id", created)
+    return "\n".join(said)
+
+
+def test_what_waits_is_mailed_before_the_forwarder_goes(
+    machine: Machine,
+    sink: MailSink,
+    declare: Callable[[str], Properties],
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Delete drains an outbox in PostgreSQL like any other: the mail server is back in time."""
+    created = dict(provider.create(declare(url)).outs or {})
+    sink.stop()
+    assert post(machine, 30_000_001) == 200
+    said = delete(created, sink.start, monkeypatch)
+    assert sink.times()[30_000_001, "office@example.com"] == 1
+    assert "PostgreSQL" not in said
+
+
+def test_what_is_left_in_postgresql_is_named(
+    machine: Machine,
+    sink: MailSink,
+    declare: Callable[[str], Properties],
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Delete drains as long as it helps and says what stays there; the next installation mails it."""
+    monkeypatch.setattr("hosting.server.DRAIN", 1.0)
+    created = dict(provider.create(declare(url)).outs or {})
+    sink.stop()
+    assert post(machine, 30_000_002) == 200
+    said = delete(created, lambda: None, monkeypatch)
+    assert "1 waiting are kept in your PostgreSQL, for a forwarder with the same databaseUrl" in said
+    assert machine.run(f"ls -d /opt/callfire-mail /etc/callfire-mail /var/lib/{UNIT}", check=False) == ""
+    sink.start()
+    again = dict(provider.create(declare(url)).outs or {})
+    eventually(lambda: sink.times()[30_000_002, "office@example.com"] == 1, "the kept text is mailed")
+    provider.delete("id", again)
+
+
+def break_the_release(machine: Machine, _: "psycopg.Connection[Any]") -> None:
+    """Its process has read what is no longer there."""
+    machine.run("rm -r /opt/callfire-mail/production/releases/*/lib/python*/site-packages/forwarder")
+
+
+def lock_out(_: Machine, database: "psycopg.Connection[Any]") -> None:
+    """Nobody who connects now gets in."""
+    database.execute(f"ALTER USER callfire PASSWORD '{WRONG}'".encode())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        (break_the_release, "No module named forwarder"),
+        (lock_out, MISTAKES["a wrong password"][2]),
+    ],
+)
+def test_a_forwarder_that_cannot_tell_what_is_left_goes_all_the_same(  # noqa: PLR0913, PLR0917 - fixtures
+    machine: Machine,
+    declare: Callable[[str], Properties],
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[Machine, "psycopg.Connection[Any]"], None],
+    why: str,
+) -> None:
+    """Its release is broken, or the database refuses it: that is said with the reason, and it is removed."""
+    created = dict(provider.create(declare(url)).outs or {})
+    with psycopg.connect(url, autocommit=True) as database:
+        try:
+            trouble(machine, database)
+            said = delete(created, lambda: None, monkeypatch)
+        finally:
+            database.execute(f"ALTER USER callfire PASSWORD '{PASSWORD}'".encode())
+    assert "what waits in your PostgreSQL could not be told" in said
+    assert why in said
+    assert not any(secret in said for secret in (PASSWORD, WRONG, TOKEN))
+    assert machine.run(f"ls -d /opt/callfire-mail /etc/callfire-mail /var/lib/{UNIT}", check=False) == ""

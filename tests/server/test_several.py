@@ -94,6 +94,11 @@ def only(machine: Machine, props: Properties) -> Properties:
     return props | {"hosts": [machine.ip], "servers": {machine.ip: props["servers"][machine.ip]}}
 
 
+def take_away(sources: Path) -> None:
+    """What only releases can go on with that know the tables of the one before."""
+    add_version(sources, "4_from_3", "DROP TABLE later", before="3_from_2")
+
+
 def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR0913, PLR0917 - fixtures
     machines: list[Machine],
     sink: MailSink,
@@ -102,7 +107,10 @@ def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR091
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The first server has migrated, the second has not had its turn: it takes texts, even when it is killed."""
+    """The first server has migrated, the second has not had its turn: it takes texts, even when it is killed.
+
+    A release that leaves tables which only the first could go on with is refused there, where it would come first.
+    """
     first, second = machines
     former = declare_again()
     with broken_release(monkeypatch, tmp_path, lambda sources: add_version(sources, "3_from_2", *ADDITIONS)):
@@ -115,7 +123,10 @@ def test_the_release_before_goes_on_with_the_tables_of_the_next(  # noqa: PLR091
             between.wait_for(50)
         found = read(provider, created)["servers"]
         assert [found[machine.ip]["release"] for machine in machines] == [newer["release"], former["release"]]
+        refused = pytest.raises(ServerError, match=f"{first.ip}: release .* nothing was changed: .* no way back")
         with spread(machines, 10_000_000) as rest:
+            with broken_release(monkeypatch, tmp_path / "later", take_away), refused:
+                provider.update("id", created, declare_again())
             provider.update("id", created, newer)
             provider.update("id", newer, former)
     for each in (load, between, rest):
@@ -148,13 +159,23 @@ def test_one_machine_is_killed(
 
 
 def test_a_server_is_taken_off_the_list(
-    machines: list[Machine], sink: MailSink, declare_again: Callable[[], Properties], created: Properties
+    machines: list[Machine],
+    sink: MailSink,
+    declare_again: Callable[[], Properties],
+    created: Properties,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is no longer listed is cleared; the other goes on."""
+    """What is no longer listed is cleared, and nobody waits for its outbox: the other goes on with what waits."""
     both = declare_again()
     one = both | {"hosts": both["hosts"][:1], "servers": {both["hosts"][0]: both["servers"][both["hosts"][0]]}}
+    sink.stop()
+    with spread(machines[1:], 11_000_000) as waiting:
+        pass
     outputs = provider.update("id", created, one).outs
     assert outputs is not None
+    assert "PostgreSQL" not in capsys.readouterr().out
+    sink.start()
+    waiting.check(sink)
     assert machines[1].run("ls -d /opt/callfire-mail /etc/callfire-mail", check=False) == ""
     with spread(machines[:1], 6_000_000) as load:
         pass

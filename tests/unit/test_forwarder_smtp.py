@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -337,6 +338,17 @@ def test_why_a_server_cannot_be_used_is_said_with_what_to_do(answers: list[bytes
             await _open(port, timeout=0.1 if answers == [b""] else 5.0, username="u", password="p")
 
     asyncio.run(_against(talk, use))
+
+
+def test_a_servers_name_is_not_taken_for_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was tried at several addresses comes in one text with the name, which may be that of a log-in."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (1, 2)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    with pytest.raises(MailServerUnavailable) as raised:
+        asyncio.run(_open(port, host="auth.smtp.example.com"))
+    assert f"auth.smtp.example.com:{port}: connection refused; check FORWARDER_SMTP_HOST and" in str(raised.value)
 
 
 def test_a_server_without_starttls_gets_no_mail() -> None:
