@@ -27,6 +27,7 @@ def props(free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatc
         "secrets": {"FORWARDER_DATABASE_URL": "tell-nobody"},
         "certificate": [],
         "domain": "",
+        "tls": "none",
         "purge": False,
     }
 

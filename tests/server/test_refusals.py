@@ -186,7 +186,7 @@ def test_every_mistake_of_a_declaration_is_named(props: Properties) -> None:
     assert provider.check({}, props).failures == []
 
 
-@pytest.mark.parametrize("purpose", ["preflight", "check", "command"])
+@pytest.mark.parametrize("purpose", ["preflight", "check", "command", "status"])
 def test_a_name_that_is_another_stacks(props: Properties, purpose: str) -> None:
     """What another stack's units are called for a while would be cleaned up by that stack, with its outbox."""
     [failure] = provider.check({}, props | {"name": f"blue-{purpose}"}).failures
