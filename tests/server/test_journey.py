@@ -287,7 +287,7 @@ def test_the_server_by_its_ipv6_address(stack: Stack, machine: Machine, callfire
     assert subscription["endpoint"].startswith(f"http://[{ip6}]:8710/postback/")
     callfire.arrives("over IPv6")
     program, *words = shlex.split(stack.pulumi("stack", "output", "status"))
-    options = ["-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
+    options = ["-i", machine.key, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
     options += ["-o", f"UserKnownHostsFile={machine.root.parent / 'known_hosts'}"]
     tried = [program, *options, *[word for word in words if word != "-N"], "true"]
     subprocess.run(tried, capture_output=True, text=True, check=True)
