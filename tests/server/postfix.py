@@ -13,7 +13,6 @@ from tests.server.machine import Machine, eventually
 NAME = "mail.example.com"
 USERS = ("office", "ann")
 LOGIN, PASSWORD = "texts@example.com", "a-password-of-texts"
-MASTER = "/var/spool/postfix/pid/master.pid"
 
 SASL = """\
 pwcheck_method: auxprop
@@ -113,14 +112,20 @@ class Postfix:
 
     def start(self) -> None:
         """Start it, however often it was started just now."""
-        self.machine.run("systemctl reset-failed postfix@-.service; systemctl start postfix@-.service")
+        self.machine.run(
+            "systemctl reset-failed postfix@-.service; systemctl start postfix@-.service"
+            " || { journalctl --no-pager -n 20 -u postfix@-.service; tail -n 20 /var/log/postfix.log; exit 1; }"
+        )
 
     def stop(self) -> None:
         self.machine.run("systemctl stop postfix@-.service")
 
     def kill(self) -> None:
-        """End all its processes at once."""
-        self.machine.run(f"master=$(cat {MASTER}); kill -9 $(ps -o pid= --pid $master --ppid $master)")
+        """End all its processes at once, and return when they are gone."""
+        self.machine.run(
+            "systemctl kill --signal KILL postfix@-.service"
+            "; while systemctl is-active --quiet postfix@-.service; do sleep 0.05; done"
+        )
 
     @property
     def log(self) -> str:

