@@ -1,6 +1,7 @@
 # The verbs of this project, the same here and in CI; each sets up what it needs.
 PYTHON ?= python3
 RUN := .venv/bin/python
+SERVER_TESTS ?= tests/server
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 # The version is looked at here because an older Python cannot even read the set-up.
@@ -30,7 +31,7 @@ test: ## every test that needs no server of its own
 
 test-server: ## the server hosting on throw-away Debian machines (root; some minutes)
 	@$(SETUP) --dev
-	@$(RUN) -m pytest -n auto --maxprocesses 2 --dist loadfile tests/server
+	@$(RUN) -m pytest -n auto --maxprocesses 2 --dist loadfile $(SERVER_TESTS)
 
 check: ## style, types and the boundaries between the parts
 	@$(SETUP) --dev --no-cli
