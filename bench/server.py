@@ -30,7 +30,7 @@ from tests.server import machine as machines
 from tests.server.authority import pebble
 from tests.server.kit import Load, Properties, broken_release, declared, sink_at
 from tests.server.machine import Machine
-from tests.server.test_journey import PASSWORD, CallFire, Stack, settings
+from tests.server.stack import PASSWORD, CallFire, Stack, settings
 from tests.server.test_tls import DOMAIN, SELF_SIGNED
 
 REPORT = Path(__file__).with_name("server.md")

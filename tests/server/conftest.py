@@ -4,8 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from sandbox.server import Sandbox
+from tests.forwarder_kit import MailSink
 from tests.server import machine as machines
+from tests.server.kit import sink_at
 from tests.server.machine import Machine
+from tests.server.stack import CallFire
 
 Servers = Callable[..., Machine]
 
@@ -38,3 +42,23 @@ def servers() -> Iterator[Servers]:
     finally:
         for server in made:
             server.remove()
+
+
+@pytest.fixture(scope="module")
+def machine(servers: Servers) -> Machine:
+    """A server with nothing on it."""
+    return servers("a")
+
+
+@pytest.fixture(scope="module")
+def sink(machine: Machine) -> Iterator[MailSink]:
+    """A mail server on this side, as that server sees it."""
+    with sink_at(machine) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def callfire(machine: Machine) -> Iterator[CallFire]:
+    """CallFire and a mailbox on this side, as that server sees it."""
+    with Sandbox(host=machine.gateway) as sandbox:
+        yield CallFire(sandbox)

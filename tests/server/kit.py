@@ -1,7 +1,6 @@
 """What the tests of hosting on servers share: declarations, a load of posts, releases that are broken on purpose."""
 
 import contextlib
-import http.client
 import shutil
 import ssl
 import threading
@@ -9,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -17,7 +17,7 @@ import pytest
 from hosting import release as releases
 from hosting import ssh
 from hosting.server import ServerForwarderProvider, declare
-from tests.forwarder_kit import TOKEN, MailSink, text_postback
+from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
 from tests.server.machine import Machine
 
 Properties = dict[str, Any]
@@ -94,6 +94,12 @@ def ip6_of(machine: Machine) -> str:
     return machine.ip6
 
 
+def post(machine: Machine, text_id: int, token: str = TOKEN) -> int:
+    """Post one text; returns the status of the answer."""
+    url = f"http://{machine.ip}:8710/postback/{token}"
+    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
+
+
 class Load:
     """Posts texts without a pause, every second thread on new connections, the others on one that is kept alive."""
 
@@ -139,15 +145,15 @@ class Load:
             assert time.monotonic() < deadline, f"only {self.answers}"
             time.sleep(0.01)
 
-    def _connect(self) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(*self._address(), timeout=30)
+    def _connect(self) -> HTTPConnection:
+        connection = HTTPConnection(*self._address(), timeout=30)
         connection.connect()
         if self._tls:
             connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._headers["Host"])
         return connection
 
     def _post(self, keep: bool) -> None:  # noqa: FBT001 - each thread has one way
-        connection: http.client.HTTPConnection | None = None
+        connection: HTTPConnection | None = None
         while not self._stop.is_set():
             with self._lock:
                 ident = next(self._next)
@@ -161,7 +167,7 @@ class Load:
                 if answer.status == 200:
                     self.accepted.append(ident)
                 closing = answer.will_close
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 said, closing = type(error).__name__, True
             self.answers[said] += 1
             if (closing or not keep) and connection:

@@ -35,12 +35,6 @@ print(asyncio.run(examine("production", told["host"], access, **words))[0]["pyth
 
 
 @pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("access")
-
-
-@pytest.fixture(scope="module")
 def ip6(machine: Machine) -> str:
     """Its IPv6 address."""
     return ip6_of(machine)

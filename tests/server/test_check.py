@@ -16,12 +16,11 @@ from sandbox.server import Sandbox
 from tests.journey.checkout import ROOT, Checkout
 from tests.pulumi_kit import backend
 from tests.server.authority import pebble
-from tests.server.conftest import Servers
 from tests.server.kit import ip6_of
 from tests.server.machine import Machine
 from tests.server.names import PLAIN_SERVER, TLS_SERVER, certificate, listening, with_names
 from tests.server.postgresql import postgresql
-from tests.server.test_journey import PASSWORD, CallFire, Stack, settings
+from tests.server.stack import PASSWORD, CallFire, Stack, settings
 
 DOMAIN = "texts.example.com"
 SERVER = "server.example.com"
@@ -68,12 +67,6 @@ class Checked:
         assert done.returncode == status, done.stdout + done.stderr
         assert PASSWORD not in done.stdout + done.stderr
         return done.stdout
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with a certificate on it."""
-    return servers("check")
 
 
 @pytest.fixture(scope="module")

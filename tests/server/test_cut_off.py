@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.server import Sandbox
 from tests.journey.checkout import Checkout
 from tests.pulumi_kit import Running, backend
-from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.machine import Machine
-from tests.server.test_journey import PASSWORD, CallFire, Stack, settings
+from tests.server.stack import PASSWORD, CallFire, Stack, settings
 
 UNIT = "callfire-mail-production"
 # What a deployment is doing when its CLI is killed, as it leaves its mark on the server.
@@ -27,19 +25,6 @@ SWITCHING = "ls -d /etc/callfire-mail/production.before"
 REMOVING = f"! ls /etc/systemd/system/{UNIT}.service"
 LOST = "When a stack is lost"  # a section of docs/server.md
 number = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("killed")
-
-
-@pytest.fixture(scope="module")
-def callfire(machine: Machine) -> Iterator[CallFire]:
-    """CallFire and a mailbox, on this side as the server sees it."""
-    with Sandbox(host=machine.gateway) as sandbox:
-        yield CallFire(sandbox)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink, text_postback
 from tests.forwarder_kit import http as ask
-from tests.server.conftest import Servers
-from tests.server.kit import Properties, broken_release, declared, differing, read, sink_at
+from tests.server.kit import Properties, broken_release, declared, differing, read
 from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
@@ -76,19 +75,6 @@ class Index:
         """Return the file of a library."""
         [found] = self.folder.glob(f"{name}-*.whl")
         return found
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server that reaches this machine alone."""
-    return servers("index")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """A deployment that is cut off anywhere, two at once, and a former token that nobody uses any more."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
-from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
-from tests.server.conftest import Servers
-from tests.server.kit import broken_release, declared, differing, read, sink_at
+from tests.forwarder_kit import TOKEN, MailSink
+from tests.server.kit import broken_release, declared, differing, post, read
 from tests.server.machine import Machine, eventually
 from tests.server.test_lifecycle import fail_on_real_data
 
@@ -22,25 +20,6 @@ MOMENTS = {
     "trying": "ls /run/systemd/system/callfire-mail-production-preflight.service",
     "switching": "ls /etc/systemd/system/callfire-mail-production.service",
 }
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("cut")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
-
-
-def post(machine: Machine, text_id: int, token: str = TOKEN) -> int:
-    """Post one text."""
-    url = f"http://{machine.ip}:8710/postback/{token}"
-    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -1,15 +1,14 @@
 """A forwarder on a server: installed, upgraded, restarted and rolled back under load, mended, moved on, removed."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
-from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
-from tests.server.conftest import Servers
+from tests.forwarder_kit import TOKEN, MailSink, http
 from tests.server.handbook import commands
 from tests.server.kit import (
     Load,
@@ -19,25 +18,12 @@ from tests.server.kit import (
     declared,
     differing,
     edit,
+    post,
     read,
-    sink_at,
 )
 from tests.server.machine import Machine, eventually
 
 UNIT = "callfire-mail-production"
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("a")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +58,6 @@ outbox = sqlite3.connect("/var/lib/callfire-mail-production/outbox.db")
 for row in outbox.execute("SELECT id FROM text WHERE id IN (6, 7, 8) ORDER BY id"):
     print(*row)
 """
-
-
-def post(machine: Machine, text_id: int) -> int:
-    """Post one text."""
-    url = f"http://{machine.ip}:8710/postback/{TOKEN}"
-    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
 
 
 def main_pid(machine: Machine) -> str:

@@ -10,8 +10,7 @@ import pytest
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import MailSink
-from tests.server.conftest import Servers
-from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, edit, read, sink_at
+from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, edit, read
 from tests.server.machine import Machine, eventually
 
 UNIT = "callfire-mail-production"
@@ -22,19 +21,6 @@ import sqlite3
 outbox = sqlite3.connect("/var/lib/callfire-mail-production/outbox.db")
 print(*outbox.execute("{question}").fetchone())
 """
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("tables")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.server.conftest import Servers
 from tests.server.handbook import commands
 from tests.server.machine import Machine, eventually
 from tests.server.postgresql import postgresql
-from tests.server.test_journey import PASSWORD, CallFire, Stack, settings
+from tests.server.stack import PASSWORD, CallFire, Stack, settings
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
-from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
+from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.conftest import Servers
-from tests.server.kit import Properties, declared, differing, read, sink_at
+from tests.server.kit import Properties, declared, differing, post, read
 from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
@@ -20,31 +20,12 @@ OTHERS = "fedcba9876543210fedcba9876543210"
 DATABASE = {"FORWARDER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
 
 
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("owned")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
-
-
 @pytest.fixture
 def created(machine: Machine, sink: MailSink) -> Iterator[Properties]:
     """The outputs of a stack's installation, which is removed after the test."""
     outputs = dict(provider.create(declared(machine, sink=sink)).outs or {})
     yield outputs
     provider.delete("id", outputs)
-
-
-def post(machine: Machine, text_id: int, token: str = TOKEN) -> int:
-    """Post one text."""
-    url = f"http://{machine.ip}:8710/postback/{token}"
-    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
 
 
 def as_it_is(machine: Machine) -> str:

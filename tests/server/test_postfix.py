@@ -27,12 +27,6 @@ UNLIKELY = "Grüße 🙂 aus Köln\n.\n..\nFrom me " + "lang" * 1000
 
 
 @pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """The forwarder's server."""
-    return servers("texts")
-
-
-@pytest.fixture(scope="module")
 def postfix(servers: Servers, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Postfix:
     """The mail server, which the forwarder's reaches and trusts."""
     made = Postfix(servers("mail"), tmp_path_factory.mktemp("postfix"))

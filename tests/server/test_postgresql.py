@@ -9,28 +9,14 @@ import pytest
 
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
-from tests.forwarder_kit import TOKEN, MailSink, http, text_postback
-from tests.server.conftest import Servers
-from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, read, sink_at
+from tests.forwarder_kit import TOKEN, MailSink
+from tests.server.kit import ADDITIONS, Load, Properties, add_version, broken_release, declared, post, read
 from tests.server.machine import Machine, eventually
 from tests.server.postgresql import PASSWORD, PORT, postgresql
 
 UNIT = "callfire-mail-production"
 WRONG = "Wr0ng-and-secret"
 provider = ServerForwarderProvider()
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("pg")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +141,6 @@ def test_a_migration_that_fails_leaves_the_tables_as_they_were(  # noqa: PLR0913
     assert tables(url) == before
     load.check(sink)
     assert not provider.diff("id", read(provider, created), declare(url)).changes
-
-
-def post(machine: Machine, text_id: int) -> int:
-    """Post one text."""
-    url = f"http://{machine.ip}:8710/postback/{TOKEN}"
-    return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
 
 
 def delete(created: Properties, at_drain: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:

@@ -18,19 +18,6 @@ provider = ServerForwarderProvider()
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
 
 
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it, on which nothing is ever installed."""
-    return servers("refuses")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
-
-
 @pytest.fixture
 def props(machine: Machine, sink: MailSink) -> Properties:
     """What would work."""

@@ -11,8 +11,7 @@ from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.authority import pebble
-from tests.server.conftest import Servers
-from tests.server.kit import Load, Properties, change_on_server, declared, read, sink_at
+from tests.server.kit import Load, Properties, change_on_server, declared, read
 from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
@@ -21,19 +20,6 @@ SELF_SIGNED = (
     f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
     " -keyout /etc/ssl/texts.key -out /etc/ssl/texts.pem"
 )
-
-
-@pytest.fixture(scope="module")
-def machine(servers: Servers) -> Machine:
-    """A server with nothing on it."""
-    return servers("tls")
-
-
-@pytest.fixture(scope="module")
-def sink(machine: Machine) -> Iterator[MailSink]:
-    """The mail server."""
-    with sink_at(machine) as sink:
-        yield sink
 
 
 def test_a_certificate_that_is_given(machine: Machine, sink: MailSink, tmp_path: Path) -> None:
