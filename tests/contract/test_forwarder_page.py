@@ -1,7 +1,6 @@
 """The status page in a real Chromium, beside a real forwarder: what one sees, what a click does, and who may click."""
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,9 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from forwarder.ledger import Ledger
 from forwarder.outbox import Outbox, Posting, Quarantined, Turn, connect
+from tests.chromium import chromium as started_chromium
 from tests.forwarder_kit import Answer, MailSink, RunningForwarder, environment, http, mail_sink, running, text_postback
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1200,900"),
-)
 EVIL = "<script>document.title='taken'</script>"
 CONTRAST = """
 const light = (colour) => {
@@ -42,19 +38,9 @@ return [...document.querySelectorAll("h1, h2, p, dt, dd, a, button, span, code, 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium without a past, and without scripts: the page needs none."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("Chromium and its driver are not here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
+    """A browser without scripts: the page needs none."""
+    with started_chromium(tmp_path_factory.mktemp("chromium"), "1200,900", scripts=False) as chrome:
+        yield chrome
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The sandbox's page in a real Chromium: what a person sees, types, hears and reaches with the keyboard."""
 
-import shutil
 import smtplib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,30 +14,18 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from sandbox import Sandbox
 from sandbox.pytest_plugin import PostbackEndpoint
+from tests.chromium import chromium as started_chromium
 from tests.contract.sandbox_peers import INBOUND_TEXT, npm_package, post_soap
 
 AXE = "axe-core@4.14.1"
 ANN, BOB, OFFICE = "18185550101", "12125550123", "18185550199"
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1360,800"),
-]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium without a past, driven by its own driver."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("Chromium and its driver are not here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
+    """A browser as a person has it."""
+    with started_chromium(tmp_path_factory.mktemp("chromium"), "1360,800") as chrome:
+        yield chrome
 
 
 class Shown:
