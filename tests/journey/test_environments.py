@@ -11,6 +11,7 @@ import yaml
 
 from sandbox import Sandbox
 from tests.journey.checkout import Checkout
+from tests.journey.git_server import git_server
 from tests.journey.terminal import Terminal
 from tests.pulumi_kit import backend
 from tests.server.handbook import commands
@@ -69,11 +70,8 @@ def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tm
     folder.mkdir()
     environment = os.environ | backend(tmp_path, pulumi_cli) | {"CALLFIRE_URL": sandbox.url, "TERM": "xterm"}
     passphrase = environment.pop("PULUMI_CONFIG_PASSPHRASE")  # it is asked for
-    template = tmp_path / "template"
-    checkout.git("worktree", "add", "-q", str(template), "HEAD")
-    (template / ".git").unlink()
     new, check, _ = (shlex.split(line) for line in commands("A new one", "environments.md"))
-    new[2] = str(template)  # not from GitHub
+    checkout.git("clone", "-q", "--bare", ".", str(tmp_path / "YOU" / "callfire-mail.git"))
     answers = {
         "Project description": "",
         "Enter your passphrase": passphrase,
@@ -91,11 +89,13 @@ def test_a_new_project_is_a_valid_stack(checkout: Checkout, pulumi_cli: Path, tm
         "(smtpPassword)": "",
         "(smtpUsername)": "",
     }
-    with Terminal(new, folder, environment) as terminal:
-        for question, answer in answers.items():
-            terminal.answer(question, answer)
-        assert terminal.end() == 0, terminal.shown
-    asked = yaml.safe_load((template / "Pulumi.yaml").read_text())["template"]["config"]
+    with git_server(tmp_path) as (url, trust):
+        new[2] = new[2].replace("https://github.com", url)
+        with Terminal(new, folder, environment | {"SSL_CERT_FILE": str(trust)}) as terminal:
+            for question, answer in answers.items():
+                terminal.answer(question, answer)
+            assert terminal.end() == 0, terminal.shown
+    asked = yaml.safe_load((checkout.folder / "Pulumi.yaml").read_text())["template"]["config"]
     assert [name.removeprefix("callfire-mail:") for name in asked] == [name.strip("()") for name in list(answers)[3:]]
     assert shlex.join(check) in terminal.shown
     written = (folder / "stacks" / f"Pulumi.{new[-1]}.yaml").read_text()
