@@ -23,7 +23,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 import psycopg
 import pytest
@@ -72,7 +72,7 @@ class Mail:
     parsed: EmailMessage = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.parsed = message_from_bytes(self.content, policy=policy.default)  # type: ignore[assignment]
+        self.parsed = message_from_bytes(self.content, policy=policy.default)
 
     @property
     def text_id(self) -> int:
@@ -80,7 +80,8 @@ class Mail:
 
     @property
     def body(self) -> str:
-        return self.parsed.get_content()
+        content: str = self.parsed.get_content()
+        return content
 
 
 class MailSink:
@@ -104,7 +105,7 @@ class MailSink:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server: asyncio.Server | None = None
-        self._transports: set[asyncio.BaseTransport] = set()
+        self._transports: set[asyncio.Transport] = set()
         self.port = port or free_ports(1)[0]
         self.start()
 
@@ -123,7 +124,7 @@ class MailSink:
             assert self._server
             self._server.close()
             for transport in list(self._transports):
-                transport.abort()  # type: ignore[attr-defined]
+                transport.abort()
             await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(close(), self._loop).result(5)
@@ -149,6 +150,7 @@ class MailSink:
 
         class _Smtp(SMTP):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
                 sink._transports.add(transport)
                 super().connection_made(transport)
 
@@ -157,9 +159,9 @@ class MailSink:
                 sink.connections_lost += 1
                 super().connection_lost(error)
 
-            async def push(self, status: str | bytes) -> None:
+            async def push(self, status: AnyStr) -> None:
                 await super().push(status)
-                if sink.hangs_up and status[:1] in {"5", b"5"}:
+                if sink.hangs_up and self.transport and status[:1] in {"5", b"5"}:
                     self.transport.close()
 
         return _Smtp(self, hostname="sink.test", loop=self._loop, **self.smtp_options)
@@ -209,6 +211,12 @@ class MailSink:
     def times(self) -> Counter[tuple[int, str]]:
         """How often each text arrived at each recipient."""
         return Counter((mail.text_id, mail.recipient) for mail in self.mails)
+
+
+def cut(server: SMTP) -> None:
+    """Cut a connection of a mail server, from any thread."""
+    if isinstance(server.transport, asyncio.Transport):  # and not gone already
+        server.loop.call_soon_threadsafe(server.transport.abort)
 
 
 @contextmanager
@@ -428,7 +436,8 @@ async def engine(  # noqa: PLR0913 - what a test may want otherwise
         )
         return smtp.Envelope("texts@example.com", delivery.recipient, content)
 
-    server = smtp.MailServer(host, port, security, *(login or (None, None)), timeout=patience)
+    username, password = login or (None, None)
+    server = smtp.MailServer(host, port, security, username, password, timeout=patience)
     counts: Counter[str] = Counter()
     sender = Sender(
         server,
@@ -472,7 +481,7 @@ class PostgreSQL:
         self.start()
 
     def _run(self, program: str, *arguments: object) -> None:
-        command = [_POSTGRESQL[-1] / program, *map(str, arguments)]
+        command: list[str | Path] = [_POSTGRESQL[-1] / program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False, **self._user)
         assert done.returncode == 0, done.stderr
 
