@@ -81,7 +81,7 @@ def programs() -> Iterator[Programs]:
         built = Programs(*(Path(folder) / name for name in ("load", "sink", "flushes.so")))
         for target in (built.load, built.sink):
             subprocess.run(["cc", "-O2", "-o", target, NATIVE / f"{target.name}.c"], check=True)
-        shared = ["cc", "-O2", "-shared", "-fPIC", "-o", built.flushes, NATIVE / "flushes.c", "-ldl"]
+        shared: list[str | Path] = ["cc", "-O2", "-shared", "-fPIC", "-o", built.flushes, NATIVE / "flushes.c", "-ldl"]
         subprocess.run(shared, check=True)
         yield built
 

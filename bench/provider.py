@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,10 @@ def calls(folder: Path) -> Figures:
             with tempfile.TemporaryDirectory(dir=folder) as inner:
                 project = Project(Path(inner), cli(), credentials(sandbox) | NO_CHECKPOINTS | {"COUNT": str(count)})
                 row: Figures = {"existing": existing, "count": count}
-                row["preview"] = _calls(sandbox, lambda p=project: p.pulumi("preview"))
+                row["preview"] = _calls(sandbox, partial(project.pulumi, "preview"))
                 row["up"] = _calls(sandbox, project.up)
                 row["no-op up"] = _calls(sandbox, project.up)
-                row["refresh"] = _calls(sandbox, lambda p=project: p.pulumi("refresh", "--yes", "--skip-preview"))
+                row["refresh"] = _calls(sandbox, partial(project.pulumi, "refresh", "--yes", "--skip-preview"))
                 rows.append(row)
                 print(row, flush=True)
     return {"rows": rows}

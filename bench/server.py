@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def measure_times(machine: Machine, sink: MailSink, folder: Path) -> list[str]:
         fresh.append(seconds(lambda: outputs.update(provider.create(props).outs or {})))
         with another(folder):
             newer = declared(machine, sink=sink)
-            upgrades.append(seconds(lambda props=newer: provider.update("id", outputs, props)))  # type: ignore[misc] # bound
+            upgrades.append(seconds(partial(provider.update, "id", outputs, newer)))
         provider.update("id", newer, props)
         reads += [seconds(lambda: provider.read("id", dict(outputs))) for _ in range(3)]
         idle.append(seconds(lambda: provider.update("id", outputs, props)))
@@ -148,8 +149,8 @@ def measure_set_ups(machine: Machine, sink: MailSink, folder: Path) -> Iterator[
         ]
         for number, (name, changes, port, trusted) in enumerate(set_ups, start=1):
             tls = ssl.create_default_context(cafile=str(trusted)) if trusted else None
-            there = (machine.ip, port)
-            load = Load(partial(tuple, there), first=number * 10**8, tls=tls, domain=DOMAIN)
+            there = repeat((machine.ip, port))
+            load = Load(there.__next__, first=number * 10**8, tls=tls, domain=DOMAIN)
             restarts, upgrades = measure_losses(
                 partial(declared, machine, sink=sink, **changes), load, sink, machine, folder
             )

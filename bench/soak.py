@@ -7,9 +7,10 @@ of its recipients, and a mail that came twice must have been under way when some
 
 import contextlib
 import http.client
+import math
 import os
 import random
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP
 
 from forwarder.outbox import connect
-from tests.forwarder_kit import TOKEN, Mail, MailSink, PostgreSQL, RunningForwarder, environment, text_postback
+from tests.forwarder_kit import TOKEN, Mail, MailSink, PostgreSQL, RunningForwarder, cut, environment, text_postback
 
 RECIPIENTS = ("a@example.com", "b@example.com", "c@example.com")
 QUEUED = 1000
@@ -292,7 +293,7 @@ def killed(server: PostgreSQL | None, rounds: int, *, database_too: bool = True)
             one.wait(lambda: len(one.load.accepted) >= posts and one.mails >= mails, 120)  # noqa: B023 - used at once
             one.kill()
             if server and database_too and number % 2:
-                server.stop(9)
+                server.stop(signal.SIGKILL)
                 server.start()
             if server and not database_too:  # a test has no time to wait for the lease
                 _end_leases(one.url)
@@ -375,8 +376,7 @@ def cut_after_data(server: PostgreSQL | None, seconds: float) -> Result:
         key = mail.text_id, mail.recipient
         if key not in one.cut and random.random() < 0.01:
             one.cut.add(key)
-            assert smtp.transport
-            smtp.loop.call_soon_threadsafe(smtp.transport.abort)  # type: ignore[attr-defined] # a socket's
+            cut(smtp)
         return None
 
     with run(server) as one:
@@ -415,9 +415,9 @@ def database_restarted(server: PostgreSQL, rounds: int) -> Result:
         one.load.go()
         for number in range(rounds):
             before = len(one.load.accepted)
-            one.wait(lambda before=before: len(one.load.accepted) > before + 300, 120)  # type: ignore[misc]
+            one.wait(lambda: len(one.load.accepted) > before + 300, 120)  # noqa: B023 - used at once
             one.breaks.append(time.monotonic())
-            server.stop(2 if number % 2 else 9)
+            server.stop(signal.SIGINT if number % 2 else signal.SIGKILL)
             time.sleep(1)  # time enough to notice
             server.start()
             one.breaks.append(time.monotonic())
@@ -474,7 +474,7 @@ def write(results: list[Result]) -> None:
             r.repeated, f"**{r.unexplained}**", f"{r.dead:,}", waiting, r.note,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    total = statistics.fsum(result.seconds for result in results)
+    total = math.fsum(result.seconds for result in results)
     lines += ["", f"{sum(r.deliveries for r in results):,} mails in {total / 60:.0f} minutes.", ""]
     REPORT.write_text("\n".join(lines), encoding="utf-8")
 
