@@ -113,7 +113,7 @@ class Crashes:
         """`pulumi cancel`, `up`, look. A lock is there or not, so cancel may fail."""
         mended = self.project.mend_checkpoint()
         self.project.pulumi("cancel", "--yes", check=False)
-        self.project.up(**environ)
+        self.project.up(check=True, **environ)
         self._full = environ == _OPERATIONS["create"][1]
         return self._compare(environ, mended=mended)
 

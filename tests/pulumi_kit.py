@@ -84,7 +84,7 @@ class Project:
             "PULUMI_HOME": str(folder / "home"),
             "PULUMI_CREDENTIAL_STORE": "plaintext",
         }
-        self.environ = inherited | backend(self.state, cli) | own | environ
+        self.environ = {**inherited, **backend(self.state, cli), **own, **environ}
         if like is None:
             self.pulumi("stack", "init", "dev")
         else:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import presence_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
 
 from forwarder.ledger import Ledger
@@ -109,7 +110,7 @@ def test_the_flow_is_shown_for_an_hour_a_day_or_a_week(page: webdriver.Chrome) -
     for name, words in (("Hour", "last hour"), ("Week", "last 7 days"), ("Day", "last 24 h")):
         page.find_element(By.LINK_TEXT, name).click()
         shown = f"//nav/a[@aria-current='page'][.='{name}']"
-        WebDriverWait(page, 20, 0.05).until(lambda _, shown=shown: page.find_elements(By.XPATH, shown))
+        WebDriverWait(page, 20, 0.05).until(presence_of_element_located((By.XPATH, shown)))
         assert f"Sent, {words}" in _said(page)
 
 

@@ -234,23 +234,21 @@ def _hostile() -> Iterator[tuple[str, bytes]]:  # noqa: C901, PLR0915 - a list, 
             injection.replace("\r\n", "&#x2028;"),
             f"<![CDATA[{injection}]]>",
         ):
-            yield (
-                f"CRLF in {field}",
-                re.sub(f"<{field}>[^<]*", lambda _, s=spelled, f=field: f"<{f}>{s}", rest).encode(),
-            )
+            yield f"CRLF in {field}", re.sub(f"<{field}>[^<]*", f"<{field}>{spelled}", rest).encode()
         values = {"@id": "7000001", "FromNumber": "1", "ToNumber": "2", "Created": "3", "Message": "m"} | {
             field: injection
         }
         yield f"CRLF in {field} of JSON", json.dumps({"TextNotification": {"Text": values}}).encode()
     for value in ("", "-1", "0", "9" * 400, "1e9", "0x10", "NaN", " 7 ", "7;DROP TABLE text", "\u0667", "7\0"):
-        yield f"id {value[:12]}", re.sub(r'id="\d+"', lambda _, v=value: f'id="{v}"', rest).encode()
+        yield f"id {value[:12]}", re.sub(r'id="\d+"', f'id="{value}"', rest).encode()
         yield (
             f"json id {value[:12]}",
             json.dumps(
                 {"TextNotification": {"Text": {"@id": value, "FromNumber": 1, "ToNumber": 1, "Created": 1}}}
             ).encode(),
         )
-    for value in (
+    odd: object
+    for odd in (
         None,
         [],
         {},
@@ -265,8 +263,8 @@ def _hostile() -> Iterator[tuple[str, bytes]]:  # noqa: C901, PLR0915 - a list, 
         {"Text": [[{}]]},
         {"Text": {"TextRecord": 5}},
     ):
-        yield f"json {value!r}", json.dumps({"TextNotification": value}).encode()
-        yield f"json list {value!r}", json.dumps([value, {"TextNotification": value}]).encode()
+        yield f"json {odd!r}", json.dumps({"TextNotification": odd}).encode()
+        yield f"json list {odd!r}", json.dumps([odd, {"TextNotification": odd}]).encode()
     yield "json numbers", b'{"TextNotification":{"Text":{"@id":' + b"9" * 5000 + b"}}}"
     yield (
         "json surrogate",

@@ -70,9 +70,10 @@ def test_list_says_which_is_whose(project: Project, sandbox: Sandbox, foreign: l
 
 def test_without_stacks_list_says_so(project: Project, foreign: list[str]) -> None:
     """Nobody is called the owner of what cannot be known; that which needs owners does nothing."""
-    shown = project.command("list", **NOWHERE)
+    shown = project.command("list", check=True, **NOWHERE)
     assert "3 subscriptions. Whose they are is not known: `pulumi stack ls" in shown.output
-    assert document(project.command("list", "--json", **NOWHERE))["stacks_problem"].startswith("`pulumi stack ls")
+    listed = document(project.command("list", "--json", check=True, **NOWHERE))
+    assert listed["stacks_problem"].startswith("`pulumi stack ls")
 
 
 @pytest.mark.parametrize(

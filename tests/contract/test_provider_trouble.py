@@ -1,8 +1,9 @@
 """CallFire in trouble: what is repeated, what is looked up first, and what a person reads in the end."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ from tests.provider_kit import ProviderFailure, ProviderServer
 from tests.trouble import Trouble, TroubledCallFire, When
 
 TOKEN = "0123456789abcdef"
-DECLARED = {
+DECLARED: dict[str, Any] = {
     "endpoint": f"https://mail.example.com/postback/{TOKEN}",
     "notification_format": "XML",
     "trigger_event": "INBOUND_TEXT_FINISHED",
@@ -71,9 +72,9 @@ def test_the_request_id_is_kept_over_the_tries(sandbox: Sandbox, callfire: Troub
     original = CallFire.create
 
     class Recording(CallFire):
-        def create(self, properties: object, request_id: str) -> str:
+        def create(self, properties: Mapping[str, Any], request_id: str) -> str:
             seen.append(request_id)
-            return original(self, properties, request_id)  # type: ignore[arg-type]
+            return original(self, properties, request_id)
 
     callfire.strike("CreateSubscription", When.BEFORE, Trouble.UNAVAILABLE, times=2)
     settings = Settings(sandbox.login, Secret(sandbox.password), callfire.url, timeout=6.0)

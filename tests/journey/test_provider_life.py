@@ -45,7 +45,7 @@ def calls(sandbox: Sandbox, work: Callable[[], object]) -> dict[str, int]:
 
 def refresh(project: Project, *options: str, **environ: str) -> Done:
     """`pulumi refresh` without a preview."""
-    return project.pulumi("refresh", "--yes", "--skip-preview", *options, **environ)
+    return project.pulumi("refresh", "--yes", "--skip-preview", *options, check=True, **environ)
 
 
 def destroy(project: Project, *options: str, check: bool = True, **environ: str) -> Done:

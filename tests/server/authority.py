@@ -25,7 +25,7 @@ def pebble(machine: Machine, folder: Path) -> Iterator[tuple[str, Path]]:
     programs = [get(name) for name in ("pebble", "pebble-challtestsrv")]
     host = machine.gateway
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=pebble"]
-    openssl += ["-addext", f"subjectAltName=IP:{host}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    openssl += ["-addext", f"subjectAltName=IP:{host}", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
     subprocess.run(openssl, check=True, capture_output=True)
     settings = {
         "listenAddress": f"{host}:14000",
@@ -36,11 +36,12 @@ def pebble(machine: Machine, folder: Path) -> Iterator[tuple[str, Path]]:
         "tlsPort": 443,
     }
     (folder / "config.json").write_text(json.dumps({"pebble": settings}))
-    dns = [programs[1], "-dnsserver", f"{host}:8053", "-defaultIPv4", machine.ip, "-defaultIPv6", ""]
+    dns: list[str | Path] = [programs[1], "-dnsserver", f"{host}:8053", "-defaultIPv4", machine.ip, "-defaultIPv6", ""]
     dns += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", f"{host}:8055"]
+    server: list[str | Path] = [programs[0], "-config", folder / "config.json", "-dnsserver", f"{host}:8053"]
     with ExitStack() as stack:
         log = stack.enter_context((folder / "log").open("w"))
-        for command in (dns, [programs[0], "-config", folder / "config.json", "-dnsserver", f"{host}:8053"]):
+        for command in (dns, server):
             started = subprocess.Popen(command, env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"}, stdout=log, stderr=log)
             stack.callback(started.wait)
             stack.callback(started.terminate)

@@ -23,7 +23,7 @@ def postgresql(address: str) -> Iterator[str]:
     shutil.chown(data, "postgres", "postgres")
 
     def as_postgres(program: str, *words: str) -> None:
-        command = ["runuser", "-u", "postgres", "--", programs[-1] / program, *words]
+        command: list[str | Path] = ["runuser", "-u", "postgres", "--", programs[-1] / program, *words]
         done = subprocess.run(
             command, cwd=data, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
         )

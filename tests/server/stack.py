@@ -97,7 +97,7 @@ class CallFire:
     def mails(self) -> Counter[str]:
         """How often each message arrived."""
         found = self.ask("/mailbox/messages")["messages"]
-        return Counter(re.search(r"Text: (.*)", mail["text"])[1] for mail in found)  # type: ignore[index]
+        return Counter(re.findall(r"Text: (.*)", mail["text"])[0] for mail in found)
 
     def recipients(self, message: str) -> list[str]:
         """Who got a message."""

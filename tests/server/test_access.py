@@ -178,7 +178,7 @@ def test_a_host_key_that_an_authority_has_signed(machine: Machine, home: Path) -
     """`@cert-authority`, in known_hosts or pinned; another authority's word counts for nothing."""
     authority, other = new_key(home), new_key(home, "ecdsa")
     server_key = machine.root / "etc/ssh/ssh_host_ed25519_key.pub"
-    sign = ["ssh-keygen", "-q", "-s", authority, "-h", "-I", "test", "-n", machine.ip, server_key]
+    sign: list[str | Path] = ["ssh-keygen", "-q", "-s", authority, "-h", "-I", "test", "-n", machine.ip, server_key]
     subprocess.run(sign, check=True, capture_output=True)
     configuration = machine.root / "etc/ssh/sshd_config.d/certificate.conf"
     configuration.write_text("HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\n")
@@ -279,7 +279,7 @@ def test_a_name_with_an_address_of_each_family(machine: Machine, ip6: str, tmp_p
             hosts.write_text("".join(f"{address} both.example.com\n" for address in order))
             pin = machine.known_hosts[0].replace(machine.ip, "[both.example.com]:2223")
             access = {"user": "deploy", "key_file": machine.key, "known_hosts": [pin], "port": 2223}
-            words = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts]
+            words = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
             done = subprocess.run(
                 [*words, sys.executable, "-c", LOG_IN],
                 input=json.dumps({"host": "both.example.com", "access": access}),
@@ -341,7 +341,7 @@ def test_https_on_both_families(machine: Machine, ip6: str, tmp_path: Path) -> N
         props = declared(machine, sink=sink, tls="files", domain=DOMAIN, certificate=paths, listen=listen)
         outputs = dict(provider.create(props).outs or {})
         for address in (machine.ip, f"[{ip6}]"):
-            asked = ["curl", "--silent", "--cacert", authority, "--resolve", f"{DOMAIN}:443:{address}"]
+            asked = ["curl", "--silent", "--cacert", str(authority), "--resolve", f"{DOMAIN}:443:{address}"]
             asked += ["--write-out", "%{remote_ip} %{http_code}", "--output", os.devnull, f"https://{DOMAIN}/healthz"]
             said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
             assert said == f"{address.strip('[]')} 200"

@@ -24,7 +24,7 @@ from tests.server.stack import PASSWORD, CallFire, Stack, settings
 
 DOMAIN = "texts.example.com"
 SERVER = "server.example.com"
-FILES = {
+FILES: dict[str, Any] = {
     "tls": "files",
     "domain": DOMAIN,
     "forwarderPort": 443,
@@ -233,7 +233,11 @@ def test_a_server_behind_a_jump_host_is_not_compared_with_the_name(checked: Chec
 def test_several_servers_and_their_database(checked: Checked) -> None:
     """Each server is asked, whatever is wrong with another; the database is opened from here."""
     password = "tell-nobody"
-    several = {"serverHosts": f"{SERVER},other.example.com", "tls": "none", "publicUrl": f"http://{DOMAIN}:8710"}
+    several: dict[str, Any] = {
+        "serverHosts": f"{SERVER},other.example.com",
+        "tls": "none",
+        "publicUrl": f"http://{DOMAIN}:8710",
+    }
     with postgresql(checked.machine.gateway) as open_to_all:
         url = open_to_all.replace("callfire@", f"callfire:{password}@")
         checked.stack.pulumi("config", "set", "--secret", "databaseUrl", typed=url)
@@ -257,7 +261,7 @@ def test_several_servers_and_their_database(checked: Checked) -> None:
 def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
     """With tls `acme`: no certificate is wrong at first, and a trusted one is right later."""
     machine = checked.machine
-    acme = {"tls": "acme", "domain": DOMAIN, "serverHosts": machine.ip}
+    acme: dict[str, Any] = {"tls": "acme", "domain": DOMAIN, "serverHosts": machine.ip}
     assert "tls `acme` needs Caddy on the server: install it with `sudo apt install caddy`" in checked.check(1, **acme)
     try:
         machine.call("hostnet", "apt-get", "update", "-qq")

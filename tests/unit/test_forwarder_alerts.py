@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,13 +31,13 @@ def watcher() -> Iterator[Watcher]:
     found.close()
 
 
-def _vitals(**changes: object) -> Vitals:
+def _vitals(**changes: Any) -> Vitals:
     now = time.time()
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "at": now, "database": None, "mail_server": None, "last_contact": now,
         "totals": Totals(0, 0, 0, 0, 0, None), "tokens": (),
     }  # fmt: skip
-    return Vitals(**(values | changes))  # type: ignore[arg-type] # a test names what differs
+    return Vitals(**(values | changes))
 
 
 def _beat(watcher: Watcher, vitals: Vitals, *, reachable: bool = True) -> int:
@@ -266,7 +267,7 @@ def test_of_two_forwarders_one_tells(postgresql: PostgreSQL) -> None:
     outboxes = [open_outbox(url) for _ in range(2)]
     _die(outboxes[0], 1)
     found: list[News | None] = []
-    threads = [threading.Thread(target=lambda box=box: found.append(Notices(box).claim())) for box in outboxes]  # type: ignore[misc] # bound now
+    threads = [threading.Thread(target=lambda box=box: found.append(Notices(box).claim())) for box in outboxes]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -233,7 +233,7 @@ def test_two_forwarders_may_start_on_an_empty_database_at_once(postgresql: Postg
 def test_the_versions_form_one_line() -> None:
     """Each says which comes before it; numbers only grow."""
     folder = Path(__file__).resolve().parents[2] / "forwarder" / "migrations" / "versions"
-    found = sorted(int(re.match(r"v(\d+)_", path.name)[1]) for path in folder.glob("v*.py"))  # type: ignore[index]
+    found = sorted(int(re.findall(r"^v(\d+)_", path.name)[0]) for path in folder.glob("v*.py"))
     assert found == list(range(1, len(found) + 1))
 
 

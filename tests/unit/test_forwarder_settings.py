@@ -141,7 +141,7 @@ def test_no_secret_is_repeated(load: Load) -> None:
         "heartbeat_url": "hidden",
         "smtp_password": "hidden",
     }
-    assert "hidden" not in "\n".join(load.problems(**secrets))
+    assert "hidden" not in "\n".join(load.problems(drop=(), **secrets))
     found = load(
         database_url="postgresql://u:hidden@h/d",
         heartbeat_url="https://h/hidden",

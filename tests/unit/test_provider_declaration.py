@@ -168,7 +168,7 @@ def test_ids_become_strings(given: object) -> None:
 
 def test_unknown_values_are_left_alone() -> None:
     """And so are the rules that depend on them."""
-    given = {
+    given: dict[str, Any] = {
         "endpoint": UNKNOWN,
         "notification_format": "EMAIL",
         "non_strict_ssl": True,

@@ -1,11 +1,13 @@
 """What a difference leads to: the table, and that nothing else is one."""
 
+from typing import Any
+
 import pytest
 from pulumi.output import Unknown
 
 from provider.difference import RULES, Change, compare
 
-HELD = {
+HELD: dict[str, Any] = {
     "endpoint": "https://mail.example.com/postback/0123456789abcdef",
     "notification_format": "XML",
     "trigger_event": "INBOUND_TEXT_FINISHED",
@@ -51,10 +53,10 @@ def test_taking_away_what_callfire_may_not_clear_is_a_replacement(name: str) -> 
     assert compare(HELD, {**HELD, top: value}).replaces == (name,)
 
 
-def test_taking_the_whole_filter_away_is_a_replacement() -> None:
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_taking_the_whole_filter_away_is_a_replacement(nothing: dict[str, Any] | None) -> None:
     """However it is written."""
-    for nothing in (None, {}):
-        assert len(compare(HELD, {**HELD, "filter": nothing}).replaces) == 5
+    assert len(compare(HELD, {**HELD, "filter": nothing}).replaces) == 5
 
 
 def test_taking_non_strict_ssl_away_makes_it_strict_again() -> None:

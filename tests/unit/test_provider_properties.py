@@ -1,6 +1,7 @@
 """What holds for any arguments, found by trying many odd ones."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -127,6 +128,7 @@ def test_no_argument_raises_anything_but_this_projects_errors(olds: dict[str, An
         "callfire:timeout": "1",
     }
     provider.configure(ConfigureRequest(Config(config, "test")))
+    work: Callable[[], object]
     for work in (
         lambda: provider.check(olds, news),
         lambda: provider.diff("1", olds, news),

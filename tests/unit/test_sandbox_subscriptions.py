@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ SENT = Facts(TriggerEvent.OUTBOUND_TEXT_FINISHED, "67076", "18185550101", broadc
 CAMPAIGN = Facts(TriggerEvent.CAMPAIGN_FINISHED, from_number="67076", broadcast_id=5)
 
 
-def subscription(trigger: TriggerEvent, **filters: object) -> Subscription:
+def subscription(trigger: TriggerEvent, **filters: Any) -> Subscription:
     """A subscription with a trigger and a filter."""
-    return Subscription(1, "http://localhost/", trigger_event=trigger, filter=SubscriptionFilter(**filters))  # type: ignore[arg-type]
+    return Subscription(1, "http://localhost/", trigger_event=trigger, filter=SubscriptionFilter(**filters))
 
 
 @pytest.mark.parametrize(
