@@ -68,7 +68,7 @@ class SubscriptionDeclaration(BaseModel):
     adopt: _Flag | None = None
 
 
-UNKNOWN: Final = Unknown()  # type: ignore[no-untyped-call]
+UNKNOWN: Final = Unknown()
 
 
 @dataclass(frozen=True, slots=True)

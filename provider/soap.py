@@ -117,14 +117,12 @@ class CallFire:
     def _service(self) -> "tuple[Any, _Transport]":
         if not hasattr(self._local, "service"):
             transport = _Transport(self._settings)
-            client = zeep.Client(  # type: ignore[no-untyped-call]
+            client = zeep.Client(
                 str(_WSDL), transport=transport, settings=zeep.Settings(strict=False, xsd_ignore_sequence_order=True)
             )
             binding = _binding_with(client, "CreateSubscription")
             self._local.transport = transport
-            self._local.service = client.create_service(  # type: ignore[no-untyped-call]
-                binding, self._settings.address
-            )
+            self._local.service = client.create_service(binding, self._settings.address)
         return self._local.service, self._local.transport
 
 
