@@ -118,7 +118,7 @@ def callfire(config: Config) -> Finding:
         return Finding("CallFire", (error.said, "check callfire:url, and that this machine may connect there"))
     except ProviderError as error:
         return Finding("CallFire", (str(error),))
-    return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscriptions")
+    return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}")
 
 
 def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[Finding]:

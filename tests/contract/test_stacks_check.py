@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from provider.account import account_of
 from sandbox import Sandbox
 from stacks.check import check
 from stacks.settings import PROJECT
@@ -24,6 +25,7 @@ def found(sandbox: Sandbox) -> Callable[..., list[str]]:
     """A function that returns what is found of settings, with the sandbox's CallFire."""
 
     def find(given: dict[str, str], **callfire: str) -> list[str]:
+        account_of.cache_clear()  # a process has one listing for all its life
         config = {f"callfire-mail:{name}": str(declared["default"]) for name, declared in DECLARED.items()}
         config |= {f"callfire-mail:{name}": value for name, value in given.items()}
         account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
@@ -44,6 +46,13 @@ def test_what_is_not_looked_at_is_told(found: Callable[..., list[str]]) -> None:
         "-      ports and certificate: not looked at, the settings first",
     ]
     assert found(LOCAL, timeout="soon")[1] == "-      CallFire: not looked at, its settings first"
+
+
+def test_one_subscription_is_told_in_the_singular(sandbox: Sandbox, found: Callable[..., list[str]]) -> None:
+    """None, one, two."""
+    for count in ("0 subscriptions", "1 subscription", "2 subscriptions"):
+        assert found(LOCAL)[1].endswith(f"logged in as {sandbox.login}, {count}")
+        sandbox.plant({"subscriptions": [{"endpoint": "http://h/", "trigger_event": "INBOUND_TEXT_FINISHED"}]})
 
 
 def test_the_mail_server_is_told_in_the_names_of_the_stack(
