@@ -152,7 +152,7 @@ def port_finding(port: int, answers: Mapping[str, str]) -> Finding:
         elif open_:
             wrong.append(f"refused{at}, but open at {', '.join(open_)}: remove that address from the DNS name")
         else:
-            right.append(f"refused{at}: nobody listens yet, or a firewall rejects it")
+            right.append(f"free{at}: nobody listens yet (or a firewall rejects it)")
     return Finding(f"port {port}", tuple(wrong), "; ".join(right))
 
 

@@ -92,7 +92,7 @@ def test_a_refused_port_is_not_called_reachable(
     ssh, port = map(str, free_ports(2))
     files = {"tls": "files", "tlsCertificate": "/etc/ssl/a.pem", "tlsKey": "/etc/ssl/a.key", "domain": "localhost"}
     said = found(SERVER | files | {"serverPort": ssh, "forwarderPort": port})
-    assert f"ok     port {port}: refused: nobody listens yet, or a firewall rejects it" in said
+    assert f"ok     port {port}: free: nobody listens yet (or a firewall rejects it)" in said
 
 
 @pytest.mark.parametrize("character", ["[", "\u2100", "#"])
