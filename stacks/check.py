@@ -115,9 +115,9 @@ def callfire(config: Config) -> Finding:
     except InvalidSettings:
         return Finding("CallFire", untried="its settings first")
     except Temporary as error:
-        return Finding("CallFire", (error.said, "check callfire:url, and that this machine may connect there"))
+        return Finding("CallFire", (error.said, f"Check callfire:url and the way to {told.url}."))
     except ProviderError as error:
-        return Finding("CallFire", (str(error),))
+        return Finding("CallFire", (error.said, error.what_to_do))
     return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}")
 
 

@@ -68,9 +68,18 @@ def test_a_callfire_that_cannot_be_reached_is_told_without_limits_that_were_not_
     found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
 ) -> None:
     """The check has a time limit of its own, so it does not speak of callfire:timeout."""
-    said = found(LOCAL, url=f"http://127.0.0.1:{free_ports(1)[0]}")[1]
-    assert "check callfire:url" in said
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    said = found(LOCAL, url=url)[1]
+    assert f"Check callfire:url and the way to {url}." in said
     assert "callfire:timeout" not in said
+
+
+def test_a_refused_password_is_told_in_two_lines(found: Callable[..., list[str]]) -> None:
+    """What happened, and what to do."""
+    [title, said, advice] = found(LOCAL, password="wrong")[1].splitlines()
+    assert title == "WRONG  CallFire"
+    assert said.strip() == "CallFire refused the login or the password (HTTP 401)."
+    assert advice.strip().startswith("Check callfire:login and callfire:password (those of the API, not")
 
 
 def test_a_name_that_does_not_resolve_is_no_matter_of_a_firewall(
