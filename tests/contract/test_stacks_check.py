@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,21 +85,35 @@ def test_a_refused_password_is_told_in_two_lines(found: Callable[..., list[str]]
 
 
 def test_a_name_that_does_not_resolve_is_no_matter_of_a_firewall(
-    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
 ) -> None:
     """It is told once, as DNS; and why SSH has no answer is told in the system's words, not in a library's."""
-    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
     ssh, dns, ports = found(SERVER | {"serverPort": str(free_ports(1)[0])})[-3:]
     assert "does not answer (Connection refused)" in ssh
     assert dns.startswith("WRONG  DNS name texts.invalid\n")
     assert ports == "-      ports and certificate: not looked at, the DNS name first"
 
 
+def test_a_server_that_does_not_answer_is_not_waited_for(found: Callable[..., list[str]]) -> None:
+    """Nothing was just made; it is tried twice only because it may have a key of another kind."""
+    tries = []
+
+    class Cut(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            tries.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Cut) as listener:
+        threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
+        said = found(SERVER | {"serverHosts": "127.0.0.1", "serverPort": str(listener.server_address[1])})[-3]
+        listener.shutdown()
+    assert "does not answer" in said
+    assert len(tries) == 2
+
+
 def test_a_refused_port_is_not_called_reachable(
-    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
 ) -> None:
     """Before the first `up` nobody listens, and a firewall may look the same."""
-    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
     ssh, port = map(str, free_ports(2))
     files = {"tls": "files", "tlsCertificate": "/etc/ssl/a.pem", "tlsKey": "/etc/ssl/a.key", "domain": "localhost"}
     said = found(SERVER | files | {"serverPort": ssh, "forwarderPort": port})
@@ -106,10 +122,9 @@ def test_a_refused_port_is_not_called_reachable(
 
 @pytest.mark.parametrize("character", ["[", "\u2100", "#"])
 def test_a_database_url_that_is_none_is_told_without_its_password(
-    found: Callable[..., list[str]], character: str, monkeypatch: pytest.MonkeyPatch
+    found: Callable[..., list[str]], character: str
 ) -> None:
     """A password has to be quoted in it; whatever stands there, it ends in a sentence that does not repeat it."""
-    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 0)
     url = f"postgresql://callfire:tell{character}nobody@192.0.2.1/outbox"
     said = "\n".join(found(SERVER | {"databaseUrl": url}))
     assert "WRONG  database\n" in said
