@@ -315,6 +315,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     question = {
         "verb": "look",
         "check": True,
+        "wait": False,
         "name": service,
         "release": releases.name(),
         "listen": listen,

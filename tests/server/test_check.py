@@ -228,6 +228,19 @@ def test_what_the_server_reaches_need_not_answer_here(checked: Checked) -> None:
         assert f"ok     server {SERVER}" in checked.check(0, **there)
 
 
+def test_a_deployment_that_is_under_way_is_not_waited_for(checked: Checked) -> None:
+    """It may take minutes, and what is seen meanwhile will not last."""
+    lock = "/run/callfire-mail-production.lock"
+    checked.machine.run(f"systemd-run --quiet --unit deployment flock {lock} sleep infinity")
+    try:
+        checked.machine.run(f"until ! flock --nonblock --shared {lock} true; do sleep 0.05; done")
+        said = checked.check(1, **FILES)
+    finally:
+        checked.machine.run(f"systemctl stop deployment; rm {lock}")
+    assert f"WRONG  server {SERVER}\n         {SERVER}: a deployment is under way there: look again when" in said
+    assert f"ok     server {SERVER}" in checked.check(0, **FILES)
+
+
 def test_a_server_behind_a_jump_host_is_not_compared_with_the_name(checked: Checked) -> None:
     """Its address as the jump host knows it says nothing of the public one."""
     jump = {"serverJump": f"deploy@{checked.machine.ip}:22", **FILES}
