@@ -338,6 +338,11 @@ def listen_stream(tls: Tls, host: str, port: int) -> str:
     return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
 
 
+def public_url(tls: Tls, domain: str, port: int, url: str) -> str:
+    """Return where CallFire finds a forwarder, without a path: at `url`, where that is not `https://DOMAIN`."""
+    return url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+
+
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
     """Return what every server says; of one that does not answer, that it doesn't."""
 
@@ -603,7 +608,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         props |= {"servers": {host: declare(names) for host in hosts}, "former_token": None}
         secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets", "tokens", "key"])
         super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
-        self.url = url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+        self.url = public_url(tls, domain, port, url)
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
         token = pulumi.Output.secret(tokens[0])
         self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import pulumi
@@ -24,7 +24,9 @@ from hosting.server import examine
 from provider.account import account_of
 from provider.errors import InvalidSettings, ProviderError, Temporary
 from provider.settings import read_settings
+from provider.stacks import held
 from stacks.finding import Finding
+from stacks.overlap import also_posted, same_server
 from stacks.public import PATIENCE, PublicAddress, look_from_outside
 from stacks.settings import PROJECT, StackSettings
 
@@ -38,21 +40,37 @@ class NoConfigError(Exception):
     """The stack's configuration can't be read; the message says why."""
 
 
-def read_config(stack: str | None) -> tuple[str, dict[str, str], set[str]]:
-    """Return a stack's name, its configuration in plain text, with the defaults of Pulumi.yaml, and the secrets in it.
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack as it is kept.
+
+    Attributes:
+        name: without its owner.
+        config: its configuration in plain text, with the defaults of Pulumi.yaml.
+        secrets: which of that are secrets.
+        held: the ids of its subscriptions.
+    """
+
+    name: str
+    config: Config = field(repr=False)
+    secrets: Collection[str]
+    held: Collection[str] = ()
+
+
+def read_stack(stack: str | None) -> Stack:
+    """Return a stack as it is kept.
 
     Raises:
         NoConfigError: there is no such stack, or its passphrase is missing.
     """
     chosen = ["--non-interactive", *(["--stack", stack] if stack else [])]
     values = json.loads(pulumi_cli("config", "--json", "--show-secrets", *chosen))
-    name = (
-        pulumi_cli("stack", "--show-name", *chosen).strip().rpartition("/")[2]
-    )  # a backend's may begin with its owner
-    return (
-        name,
-        {key: str(found.get("value", "")) for key, found in values.items()},
-        {key for key, found in values.items() if found.get("secret")},
+    name = pulumi_cli("stack", "--show-name", *chosen).strip()
+    return Stack(
+        name=name.rpartition("/")[2],  # a backend's may begin with its owner
+        config={key: str(found.get("value", "")) for key, found in values.items()},
+        secrets={key for key, found in values.items() if found.get("secret")},
+        held=held(json.loads(pulumi_cli("stack", "export", *chosen))),
     )
 
 
@@ -76,18 +94,22 @@ def pulumi_cli(*words: str) -> str:
     return done.stdout
 
 
-async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
+async def check(stack: Stack) -> list[Finding]:
     """Return all findings of a stack's settings."""
-    set_all_config(dict(config), list(secrets))
+    config = stack.config
+    set_all_config(dict(config), list(stack.secrets))
     try:
-        settings = StackSettings.load(pulumi.Config(NAMESPACE), stack)
+        settings = StackSettings.load(pulumi.Config(NAMESPACE), stack.name)
     except pulumi.RunError as error:
         wrong = tuple(line.strip() for line in str(error).splitlines()[1:])
         rest = [Finding(what, untried="the settings first") for what in looked_at(config)]
-        return [Finding("settings", wrong), await asyncio.to_thread(callfire, config), *rest]
-    found = [Finding("settings", right=f"hosting {settings.hosting}"), await asyncio.to_thread(callfire, config)]
+        return [Finding("settings", wrong), await asyncio.to_thread(callfire, stack), *rest]
+    found = [
+        Finding("settings", right=f"hosting {settings.hosting}"),
+        await asyncio.to_thread(callfire, stack, settings),
+    ]
     hosts = settings.server_hosts if settings.hosting == "server" else ()
-    servers = await asyncio.gather(*(server(stack, host, settings, config) for host in hosts))
+    servers = await asyncio.gather(*(server(stack.name, host, settings, config) for host in hosts))
     if settings.hosting != "external":
         asked = any(answered for answered, _ in servers)
         found += await asyncio.to_thread(forwarder, settings, config, asked=asked)
@@ -107,18 +129,24 @@ def looked_at(config: Config) -> list[str]:
     return names
 
 
-def callfire(config: Config) -> Finding:
-    """Log in to CallFire."""
+def callfire(stack: Stack, settings: StackSettings | None = None) -> Finding:
+    """Log in to CallFire, and see who else gets the texts that these settings are for."""
     try:
-        told = read_settings(config.get)
-        count = len(account_of(replace(told, timeout=PATIENCE)).all())
+        told = read_settings(stack.config.get)
+        subscriptions = account_of(replace(told, timeout=PATIENCE)).all()
     except InvalidSettings:
         return Finding("CallFire", untried="its settings first")
     except Temporary as error:
         return Finding("CallFire", (error.said, f"Check callfire:url and the way to {told.url}."))
     except ProviderError as error:
         return Finding("CallFire", (error.said, error.what_to_do))
-    return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}")
+    count = len(subscriptions)
+    right = [f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}"]
+    if settings:
+        own = stack.config[f"{NAMESPACE}:endpoint"] if settings.hosting == "external" else settings.url()
+        others = [found for found in subscriptions if found.id not in stack.held and not same_server(found, own)]
+        right += also_posted(settings.subscriptions().values(), others)
+    return Finding("CallFire", right="\n".join(right))
 
 
 def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[Finding]:

@@ -46,7 +46,7 @@ class PublicAddress:
     def of(cls, settings: StackSettings) -> "PublicAddress":
         """Return that of a forwarder on servers."""
         if settings.tls == "none":
-            url = urlsplit(settings.public_url or f"https://{settings.domain}")
+            url = urlsplit(settings.url())
             port = url.port or (HTTPS if url.scheme == "https" else 80)
             return cls(url.hostname or "", port, (port,), "none" if url.scheme == "https" else "", ())
         direct = len(settings.server_hosts) == 1 and not settings.server_jump

@@ -25,8 +25,9 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from hosting.server import listen_stream, mistakes
+from hosting.server import listen_stream, mistakes, public_url
 from hosting.ssh import Access, check_known_host, parse_jump
+from provider.args import SubscriptionFilterArgs
 from provider.canonical import number
 from provider.settings import collect_settings
 
@@ -116,7 +117,7 @@ def ip_address(value: str) -> str:
     return value
 
 
-def public_url(value: str) -> str:
+def url_without_path(value: str) -> str:
     """Return `value` when it is none, or an address without a path."""
     if not value:
         return value
@@ -186,7 +187,7 @@ class StackSettings(BaseModel):
     tls_key: str
     acme_directory: str
     listen_on: Annotated[str, AfterValidator(ip_address)]
-    public_url: Annotated[str, AfterValidator(public_url)]
+    public_url: Annotated[str, AfterValidator(url_without_path)]
     database_url: Secret
     offline: bool
     purge: bool
@@ -220,6 +221,18 @@ class StackSettings(BaseModel):
     def trigger_event(self) -> str | None:
         """What CallFire is to post: API 1.0 knows no choice and posts every event; the forwarder ignores the others."""
         return None if pulumi.Config("callfire").get("apiVersion") == "1.0" else "INBOUND_TEXT_FINISHED"
+
+    def subscriptions(self) -> dict[str, SubscriptionFilterArgs | None]:
+        """Return the filter of each subscription, by the name of its resource."""
+        if not self.numbers:
+            return {"texts": None}
+        return {f"texts-to-{number}": SubscriptionFilterArgs(to_number=number) for number in self.numbers}
+
+    def url(self) -> str:
+        """Return where CallFire finds a forwarder that is not `external`, without a path."""
+        if self.hosting == "local":
+            return f"http://127.0.0.1:{self.forwarder_port}"
+        return public_url(self.tls, self.domain, self.forwarder_port, self.public_url)
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""

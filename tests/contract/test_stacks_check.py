@@ -6,15 +6,16 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from provider.account import account_of
 from sandbox import Sandbox
-from stacks.check import check
+from stacks.check import Stack, check
 from stacks.settings import PROJECT
 
 DECLARED = yaml.safe_load((PROJECT / "Pulumi.yaml").read_text())["config"]
@@ -26,14 +27,14 @@ SERVER = LOCAL | {"hosting": "server", "serverHosts": "localhost", "domain": "te
 def found(sandbox: Sandbox) -> Callable[..., list[str]]:
     """A function that returns what is found of settings, with the sandbox's CallFire."""
 
-    def find(given: dict[str, str], **callfire: str) -> list[str]:
+    def find(given: dict[str, str], held: Collection[str] = (), **callfire: str) -> list[str]:
         account_of.cache_clear()  # a process has one listing for all its life
         config = {f"callfire-mail:{name}": str(declared["default"]) for name, declared in DECLARED.items()}
         config |= {f"callfire-mail:{name}": value for name, value in given.items()}
         account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
         config |= {f"callfire:{name}": value for name, value in account.items()}
         secrets = {"callfire:password", *(key for key in config if key.endswith("databaseUrl") and config[key])}
-        return [str(finding) for finding in asyncio.run(check("test", config, secrets))]
+        return [str(finding) for finding in asyncio.run(check(Stack("test", config, secrets, held)))]
 
     return find
 
@@ -54,7 +55,43 @@ def test_one_subscription_is_told_in_the_singular(sandbox: Sandbox, found: Calla
     """None, one, two."""
     for count in ("0 subscriptions", "1 subscription", "2 subscriptions"):
         assert found(LOCAL)[1].endswith(f"logged in as {sandbox.login}, {count}")
-        sandbox.plant({"subscriptions": [{"endpoint": "http://h/", "trigger_event": "INBOUND_TEXT_FINISHED"}]})
+        sandbox.plant({"subscriptions": [{"endpoint": "http://h/", "trigger_event": "INBOUND_CALL_FINISHED"}]})
+
+
+def test_who_else_gets_the_texts_is_told(sandbox: Sandbox, found: Callable[..., list[str]]) -> None:
+    """Other stacks and systems, by server; but not what the stack holds, nor what posts to its own address."""
+    staging, crm = (
+        "https://staging.example.com/postback/0123456789abcdef",
+        "https://crm.example.com/hook?key=tell-nobody",
+    )
+    planted: list[dict[str, Any]] = [
+        {"endpoint": staging, "filter": {"to_number": "18186469991"}},
+        {"endpoint": staging, "filter": {"to_number": "18186469992"}},
+        {"endpoint": staging, "filter": {"to_number": "18186469993"}},
+        {"endpoint": crm},
+        {"endpoint": crm, "enabled": False},
+        {"endpoint": crm, "trigger_event": "INBOUND_CALL_FINISHED"},
+        {"endpoint": "https://texts.invalid/postback/a-former-token"},
+        {"endpoint": "https://former.example.com/postback/a-token"},
+    ]
+    hooks = [
+        {"id": str(number), "trigger_event": "INBOUND_TEXT_FINISHED"} | hook for number, hook in enumerate(planted, 1)
+    ]
+    sandbox.plant({"subscriptions": hooks})
+    numbers = {"numbers": "+1 818 646 9991, 18186469992"}
+    title, *also, advice = found(SERVER | numbers, held=["8"])[1].splitlines()
+    assert title.startswith("ok     CallFire: ")
+    assert [line.strip() for line in also] == [
+        "texts to 18186469991, 18186469992 also go to https://staging.example.com/… (subscriptions 1, 2)",
+        "texts to 18186469991, 18186469992 also go to https://crm.example.com/… (subscription 4)",
+    ]
+    assert "let no number stand in two stacks" in advice
+    _, *also, _ = found(SERVER, held=["3", "8"])[1].splitlines()
+    assert [line.strip() for line in also] == [
+        "texts to 18186469991, 18186469992 also go to https://staging.example.com/… (subscriptions 1, 2)",
+        "all texts also go to https://crm.example.com/… (subscription 4)",
+    ]
+    assert found(SERVER | {"numbers": "67076"}, held=["4", "8"])[1].endswith(", 8 subscriptions")
 
 
 def test_the_mail_server_is_told_in_the_names_of_the_stack(

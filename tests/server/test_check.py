@@ -301,4 +301,5 @@ def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
         checked.names["more.example.com"] = [machine.ip]
         said = checked.check(0, **acme | {"domain": "more.example.com"}, acmeDirectory=directory, trust=root)
         assert f"ok     port 443: open\nok     {NOT_YET}" in said
+        assert "logged in as sandbox, 1 subscription\nok " in said  # its own, though it is at the former domain
         checked.stack.pulumi("destroy", "--yes", "--skip-preview")
