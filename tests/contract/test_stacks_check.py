@@ -33,21 +33,38 @@ def found(sandbox: Sandbox) -> Callable[..., list[str]]:
         config |= {f"callfire-mail:{name}": value for name, value in given.items()}
         account = {"login": sandbox.login, "password": sandbox.password, "url": sandbox.url} | callfire
         config |= {f"callfire:{name}": value for name, value in account.items()}
-        secrets = {"callfire:password", *(key for key in config if key.endswith("databaseUrl") and config[key])}
+        secrets = {
+            "callfire:password",
+            *(key for key in config if key.endswith(("databaseUrl", "endpoint")) and config[key]),
+        }
         return [str(finding) for finding in asyncio.run(check(Stack("test", config, secrets, held)))]
 
     return find
 
 
-def test_what_is_not_looked_at_is_told(found: Callable[..., list[str]]) -> None:
-    """Wrong settings leave nothing out silently."""
-    assert found(SERVER | {"numbers": "not a number"})[1:] == [
-        found(LOCAL)[1],
-        "-      mail server: not looked at, the settings first",
-        "-      servers: not looked at, the settings first",
-        "-      DNS name: not looked at, the settings first",
-        "-      ports and certificate: not looked at, the settings first",
-    ]
+def test_a_wrong_setting_hides_only_what_depends_on_it(
+    found: Callable[..., list[str]], free_ports: Callable[[int], list[int]]
+) -> None:
+    """All else is looked at in the same run, and what is left out is told with the setting that is to be mended."""
+    right = SERVER | {"serverPort": str(free_ports(1)[0])}
+    _, _, *rest = found(right)
+    mail_server, server, dns, ports = rest
+    assert server.startswith("WRONG  server localhost\n         SSH to localhost: port")
+    first = "-      {}: not looked at, {} first".format
+    left_out = {
+        "numbers": ("not a number", rest),
+        "smtpPort": ("0", [first("mail server", "smtpPort"), server, dns, ports]),
+        "mailTo": ("", [first("mail server", "mailTo"), server, dns, ports]),
+        "serverPort": ("0", [mail_server, first("server localhost", "serverPort"), dns, ports]),
+        "serverHosts": ("a b", [mail_server, first("servers", "serverHosts")]),
+        "domain": ("", [mail_server, server, first("DNS name", "domain"), first("ports and certificate", "domain")]),
+        "hosting": ("cloud", [first("mail server and servers", "hosting")]),
+    }
+    for name, (wrong, expected) in left_out.items():
+        settings, callfire, *others = found(right | {name: wrong})
+        assert settings.startswith("WRONG  settings\n")
+        assert callfire.startswith("ok     CallFire: ")
+        assert others[: len(expected)] == expected, name
     assert found(LOCAL, timeout="soon")[1] == "-      CallFire: not looked at, its settings first"
 
 
@@ -92,6 +109,8 @@ def test_who_else_gets_the_texts_is_told(sandbox: Sandbox, found: Callable[..., 
         "all texts also go to https://crm.example.com/… (subscription 4)",
     ]
     assert found(SERVER | {"numbers": "67076"}, held=["4", "8"])[1].endswith(", 8 subscriptions")
+    external = {"hosting": "external", "endpoint": "https://Staging.example.com:443/postback/a-new-token"}
+    assert "staging" not in found(external, held=["4", "7", "8"])[1]
 
 
 def test_the_mail_server_is_told_in_the_names_of_the_stack(
