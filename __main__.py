@@ -5,7 +5,7 @@ config ─▶ forwarder, healthy at URL/postback/TOKEN ─▶ one Subscription p
 
 import pulumi
 
-from provider import Subscription, SubscriptionFilterArgs
+from provider import Subscription
 from stacks.placement import place_forwarder
 from stacks.settings import StackSettings
 
@@ -13,12 +13,7 @@ settings = StackSettings.load(pulumi.Config(), pulumi.get_stack())
 forwarder = place_forwarder(settings, pulumi.get_stack())
 
 subscriptions = [
-    Subscription(
-        f"texts-to-{number}" if number else "texts",
-        endpoint=forwarder.endpoint,
-        trigger_event=settings.trigger_event,
-        filter=SubscriptionFilterArgs(to_number=number) if number else None,
-    )
-    for number in settings.numbers or [None]
+    Subscription(name, endpoint=forwarder.endpoint, trigger_event=settings.trigger_event, filter=filter_)
+    for name, filter_ in settings.subscriptions().items()
 ]
 pulumi.export("subscriptions", [subscription.id for subscription in subscriptions])

@@ -12,6 +12,7 @@ import re
 import secrets as random
 import shlex
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -278,6 +279,11 @@ def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
     return progress
 
 
+def log_in(host: str, props: Mapping[str, Any]) -> AbstractAsyncContextManager[Server]:
+    """Log in to a server as is declared, for the time of a block."""
+    return connect(host, access(props), reporter(host, props))
+
+
 async def look_at(
     server: Server, props: Mapping[str, Any], accepted: Sequence[str], ours: Properties, *, check: bool
 ) -> Properties:
@@ -309,6 +315,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     question = {
         "verb": "look",
         "check": True,
+        "wait": False,
         "name": service,
         "release": releases.name(),
         "listen": listen,
@@ -321,7 +328,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "nonce": "",
         **claim([], new=False),
     }
-    async with connect(host, access) as server:
+    async with connect(host, access, lambda _: None, within=0) as server:
         found = await server.ask(question, {}, lambda _: None)
     return found["facts"], found["lacks"]
 
@@ -331,12 +338,17 @@ def listen_stream(tls: Tls, host: str, port: int) -> str:
     return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
 
 
+def public_url(tls: Tls, domain: str, port: int, url: str) -> str:
+    """Return where CallFire finds a forwarder, without a path: at `url`, where that is not `https://DOMAIN`."""
+    return url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+
+
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
     """Return what every server says; of one that does not answer, that it doesn't."""
 
     async def look(host: str) -> Properties:
         try:
-            async with connect(host, access(props)) as server:
+            async with log_in(host, props) as server:
                 return await look_at(server, props, accepted, claim([], new=False), check=False)
         except UnreachableError:
             declared = dict(props["servers"].get(host) or {})
@@ -367,7 +379,7 @@ async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str =
 
 async def bring_up_one(host: str, props: Mapping[str, Any], accepted: Sequence[str], ours: Properties) -> bool:
     """Bring a server into the declared state; return whether there was nothing before."""
-    async with connect(host, access(props)) as server:
+    async with log_in(host, props) as server:
         looked = await look_at(server, props, accepted, ours, check=True)
         looked["all_know"] = lowest(ours["all_know"], looked["knows"])
         await apply(server, props, accepted, looked, ours)
@@ -390,7 +402,7 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequ
     """
     found, all_know = [], None
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
-        async with connect(host, access(props)) as server:
+        async with log_in(host, props) as server:
             looked = await look_at(server, props, accepted, claim(accepted, new=host not in known), check=True)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
             all_know = lowest(all_know, looked["knows"])
@@ -470,7 +482,7 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: 
     status: list[str] = []
     if last and "FORWARDER_DATABASE_URL" in props["secrets"]:
         status = [*command(service, "status", service.credentials_from), "status", "--json"]
-    async with connect(host, access(props)) as server:
+    async with log_in(host, props) as server:
         order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
         order |= {"status": status} | claim(props["tokens"], new=True)
         done = await server.ask(order, {}, reporter(host, props))
@@ -596,7 +608,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         props |= {"servers": {host: declare(names) for host in hosts}, "former_token": None}
         secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets", "tokens", "key"])
         super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
-        self.url = url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+        self.url = public_url(tls, domain, port, url)
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
         token = pulumi.Output.secret(tokens[0])
         self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,29 +178,35 @@ def check_known_host(line: str) -> str:
 
 
 @asynccontextmanager
-async def connect(host: str, access: Access) -> AsyncIterator["Server"]:
-    """Log in to a server, for the time of a block.
+async def connect(
+    host: str, access: Access, progress: Callable[[str], None], *, within: float | None = None
+) -> AsyncIterator["Server"]:
+    """Log in to a server, for the time of a block; `progress` is told when it has to be waited for.
 
     Raises:
-        UnreachableError: nobody answers, after `CONNECT_WITHIN`.
+        UnreachableError: nobody answers, `within` so many seconds (`CONNECT_WITHIN`).
         LoginError: the host key is another, the login is refused, or the private key is none.
     """
     options = access.options()
+    reach = partial(open_connection, progress=progress, within=CONNECT_WITHIN if within is None else within)
     if access.jump:
         user, name, port = parse_jump(access.jump)
         async with (
-            await open_connection(name, port, user or access.user, options) as jump,
-            await open_connection(host, access.port, access.user, options | {"tunnel": jump}) as connection,
+            await reach(name, port, user or access.user, options) as jump,
+            await reach(host, access.port, access.user, options | {"tunnel": jump}) as connection,
         ):
             yield Server(host, access, connection)
     else:
-        async with await open_connection(host, access.port, access.user, options) as connection:
+        async with await reach(host, access.port, access.user, options) as connection:
             yield Server(host, access, connection)
 
 
-async def open_connection(host: str, port: int, user: str, options: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
+async def open_connection(  # noqa: PLR0913 - the address, and how patient one is with it
+    host: str, port: int, user: str, options: Mapping[str, Any], *, progress: Callable[[str], None], within: float
+) -> asyncssh.SSHClientConnection:
     """Connect and log in; a server that does not answer yet is tried again for a while."""
-    deadline = time.monotonic() + CONNECT_WITHIN
+    deadline = time.monotonic() + within
+    waited_for = ""
     name = {"username": user} if user else {}
     kinds: dict[str, str] = {}
     while True:
@@ -220,15 +227,20 @@ async def open_connection(host: str, port: int, user: str, options: Mapping[str,
                 " ~/.ssh/authorized_keys there, and name the private one in serverKeyFile (or load it into the agent)."
             ) from None
         except (OSError, asyncssh.Error) as error:
-            if isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed | ConnectionResetError):
+            lost = isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed | ConnectionResetError)
+            if lost and not kinds:
                 # So it ends where a server has no key of a kind that is known of it: asked for any, it shows one.
                 kinds = {"server_host_key_algs": "default"}
+                continue
             reason = reason_of(error)
             if time.monotonic() > deadline or "Name or service" in str(error):
                 raise UnreachableError(
                     f"SSH to {host}: port {port} does not answer ({reason}). Check the address, the port, and that the"
                     " server is up."
                 ) from None
+            if reason != waited_for:
+                progress(f"waiting for SSH to {host} ({reason})")
+                waited_for = reason
             await asyncio.sleep(RETRY_AFTER)
 
 

@@ -103,9 +103,8 @@ class PasswordRefused(CallFireError):
     """HTTP 401: the API login or the password is wrong."""
 
     advice = (
-        "Check callfire:login and callfire:password (the API credentials, not those of the web site). After a "
-        "rotation: `pulumi destroy` and `pulumi refresh` use the password of the last `up` unless CALLFIRE_PASSWORD "
-        "is set or --run-program is given. Nothing was changed."
+        "Check callfire:login and callfire:password (those of the API, not of the web site). `pulumi destroy` and "
+        "`pulumi refresh` use those of the last `up` unless CALLFIRE_PASSWORD is set or --run-program is given."
     )
 
 

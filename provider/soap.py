@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 import zeep
@@ -159,7 +160,7 @@ class _Transport(zeep.Transport):
             CallFireError: for every other answer, and for none.
         """
         self.status = 0
-        with _network_errors():
+        with _network_errors(urlsplit(address).hostname):
             response = self.session.post(
                 address, data=message, headers=headers, timeout=self._timeout, allow_redirects=False
             )
@@ -169,7 +170,7 @@ class _Transport(zeep.Transport):
 
 
 @contextmanager
-def _network_errors() -> Iterator[None]:
+def _network_errors(host: str | None) -> Iterator[None]:
     try:
         yield
     except requests.exceptions.SSLError as error:
@@ -177,8 +178,9 @@ def _network_errors() -> Iterator[None]:
     except requests.exceptions.Timeout:
         raise TimedOut("CallFire did not answer in time.") from None
     except requests.exceptions.RequestException as error:
-        if "NameResolutionError" in repr(error) and "Temporary failure" not in repr(error):
-            raise UnknownHost("The host name of CallFire does not resolve.") from None
+        of_a_proxy = isinstance(error, requests.exceptions.ProxyError)
+        if "NameResolutionError" in repr(error) and "Temporary failure" not in repr(error) and not of_a_proxy:
+            raise UnknownHost(f"CallFire's host name {host} does not resolve.") from None
         raise Unreachable(f"The connection to CallFire failed ({_root_cause(error)}).") from None
     except OSError as error:  # a REQUESTS_CA_BUNDLE that does not exist
         raise TlsRefused(f"There is no trusted TLS connection to CallFire ({error}).") from None
@@ -191,7 +193,7 @@ def _password_refused(credentials_from: tuple[str, ...]) -> PasswordRefused:
     return PasswordRefused(
         said,
         f"{' and '.join(credentials_from)} in the environment won over the stack's configuration: correct what is "
-        "wrong there, or unset it (the API credentials are meant, not those of the web site). Nothing was changed.",
+        "wrong there, or unset it (those of the API are meant, not of the web site).",
     )
 
 

@@ -39,6 +39,16 @@ class Holder:
         return f"{self.stack}: {self.resource}"
 
 
+def held(exported: Mapping[str, Any]) -> dict[str, str]:
+    """Return the subscriptions that an exported stack holds: the name of each one's resource, by id."""
+    deployment = exported.get("deployment") or {}
+    return {
+        resource["id"]: resource["urn"].rpartition("::")[2]
+        for resource in deployment.get("resources") or []
+        if resource["type"] == TYPE and resource.get("id") and not resource.get("external")
+    }
+
+
 class Stacks:
     """The stacks that the Pulumi CLI sees from here.
 
@@ -105,12 +115,7 @@ class Stacks:
         return [entry["name"] for entry in self._json("stack", "ls", "--all", "--json")]
 
     def _held_in(self, stack: str) -> dict[str, Holder]:
-        deployment = self._json("stack", "export", "--stack", stack).get("deployment") or {}
-        return {
-            resource["id"]: Holder(stack, resource["urn"].rpartition("::")[2])
-            for resource in deployment.get("resources") or []
-            if resource["type"] == TYPE and resource.get("id") and not resource.get("external")
-        }
+        return {id_: Holder(stack, name) for id_, name in held(self._json("stack", "export", "--stack", stack)).items()}
 
     def _uses_another_account(self, stack: str, settings: Settings) -> bool:
         try:

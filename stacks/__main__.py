@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from stacks.check import NoConfigError, check, read_config
+from stacks.check import NoConfigError, check, read_stack
 
 
 @click.group()
@@ -23,10 +23,10 @@ def check_command(stack: str | None, *, as_json: bool) -> None:
     The exit status is 0 if nothing is wrong.
     """
     try:
-        name, config, secrets = read_config(stack)
+        kept = read_stack(stack)
     except NoConfigError as error:
         raise click.ClickException(str(error)) from None
-    findings = asyncio.run(check(name, config, secrets))
+    findings = asyncio.run(check(kept))
     wrong = any(finding.wrong for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not wrong, "findings": [asdict(finding) for finding in findings]}))

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import pulumi
@@ -24,9 +24,11 @@ from hosting.server import examine
 from provider.account import account_of
 from provider.errors import InvalidSettings, ProviderError, Temporary
 from provider.settings import read_settings
+from provider.stacks import held
 from stacks.finding import Finding
+from stacks.overlap import also_posted, same_server
 from stacks.public import PATIENCE, PublicAddress, look_from_outside
-from stacks.settings import PROJECT, StackSettings
+from stacks.settings import PROJECT, StackSettings, WrongSettingError
 
 NAMESPACE = "callfire-mail"
 POSTGRESQL = 5432
@@ -38,21 +40,37 @@ class NoConfigError(Exception):
     """The stack's configuration can't be read; the message says why."""
 
 
-def read_config(stack: str | None) -> tuple[str, dict[str, str], set[str]]:
-    """Return a stack's name, its configuration in plain text, with the defaults of Pulumi.yaml, and the secrets in it.
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack as it is kept.
+
+    Attributes:
+        name: without its owner.
+        config: its configuration in plain text, with the defaults of Pulumi.yaml.
+        secrets: which of that are secrets.
+        held: the ids of its subscriptions.
+    """
+
+    name: str
+    config: Config = field(repr=False)
+    secrets: Collection[str]
+    held: Collection[str] = ()
+
+
+def read_stack(stack: str | None) -> Stack:
+    """Return a stack as it is kept.
 
     Raises:
         NoConfigError: there is no such stack, or its passphrase is missing.
     """
     chosen = ["--non-interactive", *(["--stack", stack] if stack else [])]
     values = json.loads(pulumi_cli("config", "--json", "--show-secrets", *chosen))
-    name = (
-        pulumi_cli("stack", "--show-name", *chosen).strip().rpartition("/")[2]
-    )  # a backend's may begin with its owner
-    return (
-        name,
-        {key: str(found.get("value", "")) for key, found in values.items()},
-        {key for key, found in values.items() if found.get("secret")},
+    name = pulumi_cli("stack", "--show-name", *chosen).strip()
+    return Stack(
+        name=name.rpartition("/")[2],  # a backend's may begin with its owner
+        config={key: str(found.get("value", "")) for key, found in values.items()},
+        secrets={key for key, found in values.items() if found.get("secret")},
+        held=held(json.loads(pulumi_cli("stack", "export", *chosen))),
     )
 
 
@@ -76,49 +94,52 @@ def pulumi_cli(*words: str) -> str:
     return done.stdout
 
 
-async def check(stack: str, config: Config, secrets: set[str]) -> list[Finding]:
+async def check(stack: Stack) -> list[Finding]:
     """Return all findings of a stack's settings."""
-    set_all_config(dict(config), list(secrets))
+    config = stack.config
+    set_all_config(dict(config), list(stack.secrets))
+    settings, mistakes = StackSettings.load_what_is_right(pulumi.Config(NAMESPACE), stack.name)
+    found = [
+        Finding("settings", tuple(mistakes), f"hosting {config.get(f'{NAMESPACE}:hosting')}"),
+        await asyncio.to_thread(callfire, stack, settings),
+    ]
     try:
-        settings = StackSettings.load(pulumi.Config(NAMESPACE), stack)
-    except pulumi.RunError as error:
-        wrong = tuple(line.strip() for line in str(error).splitlines()[1:])
-        rest = [Finding(what, untried="the settings first") for what in looked_at(config)]
-        return [Finding("settings", wrong), await asyncio.to_thread(callfire, config), *rest]
-    found = [Finding("settings", right=f"hosting {settings.hosting}"), await asyncio.to_thread(callfire, config)]
-    hosts = settings.server_hosts if settings.hosting == "server" else ()
-    servers = await asyncio.gather(*(server(stack, host, settings, config) for host in hosts))
-    if settings.hosting != "external":
-        asked = any(answered for answered, _ in servers)
-        found += await asyncio.to_thread(forwarder, settings, config, asked=asked)
-    if settings.hosting == "server":
-        found += [finding for _, finding in servers]
-        found += await look_from_outside(PublicAddress.of(settings))
+        hosting = settings.hosting
+    except WrongSettingError as error:
+        return [*found, left_out("mail server and servers", error)]
+    asked = await servers(stack, settings) if hosting == "server" else []
+    if hosting != "external":
+        answered = any(answered for answered, _ in asked)
+        found += await asyncio.to_thread(forwarder, settings, config, asked=answered)
+    if hosting == "server":
+        found += [finding for _, finding in asked]
+        found += await public_address(settings)
     return found
 
 
-def looked_at(config: Config) -> list[str]:
-    """Return what is looked at only when the settings are right."""
-    hosting = config.get(f"{NAMESPACE}:hosting")
-    names = [] if hosting == "external" else ["mail server"]
-    if hosting == "server":
-        names += ["database"] if config.get(f"{NAMESPACE}:databaseUrl") else []
-        names += ["servers", "DNS name", "ports and certificate"]
-    return names
+def left_out(what: str, error: WrongSettingError) -> Finding:
+    """Return that something was not looked at, since a setting is wrong that it depends on."""
+    return Finding(what, untried=f"{error} first")
 
 
-def callfire(config: Config) -> Finding:
-    """Log in to CallFire."""
+def callfire(stack: Stack, settings: StackSettings) -> Finding:
+    """Log in to CallFire, and see who else gets the texts that these settings are for."""
     try:
-        told = read_settings(config.get)
-        count = len(account_of(replace(told, timeout=PATIENCE)).all())
+        told = read_settings(stack.config.get)
+        subscriptions = account_of(replace(told, timeout=PATIENCE)).all()
     except InvalidSettings:
         return Finding("CallFire", untried="its settings first")
     except Temporary as error:
-        return Finding("CallFire", (error.said, "check callfire:url, and that this machine may connect there"))
+        return Finding("CallFire", (error.said, f"Check callfire:url and the way to {told.url}."))
     except ProviderError as error:
-        return Finding("CallFire", (str(error),))
-    return Finding("CallFire", right=f"{told.url}, logged in as {told.login}, {count} subscriptions")
+        return Finding("CallFire", (error.said, error.what_to_do))
+    count = len(subscriptions)
+    right = [f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}"]
+    with contextlib.suppress(WrongSettingError):
+        own = settings.url() if settings.endpoint is None else stack.config[f"{NAMESPACE}:endpoint"]
+        others = [found for found in subscriptions if found.id not in stack.held and not same_server(found, own)]
+        right += also_posted(settings.subscriptions().values(), others)
+    return Finding("CallFire", right="\n".join(right))
 
 
 def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[Finding]:
@@ -126,7 +147,11 @@ def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[F
 
     On a server it may reach what can't be reached from here: that is not wrong if a server was `asked` (`elsewhere`).
     """
-    told = settings.forwarder() | {name: str(path) for name, path in settings.forwarder_files().items()}
+    looked_at = ["mail server", *(["database"] if config.get(f"{NAMESPACE}:databaseUrl") else [])]
+    try:
+        told = settings.forwarder() | {name: str(path) for name, path in settings.forwarder_files().items()}
+    except WrongSettingError as error:
+        return [left_out(what, error) for what in looked_at]
     told["FORWARDER_TOKENS"] = WITHOUT_TOKEN
     secrets = {"FORWARDER_SMTP_PASSWORD": "smtpPassword", "FORWARDER_DATABASE_URL": "databaseUrl"}
     told |= {name: value for name, key in secrets.items() if (value := config.get(f"{NAMESPACE}:{key}"))}
@@ -146,7 +171,7 @@ def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[F
         return [Finding("mail server", (f"`python -m forwarder check` failed: {done.stderr.strip()}",))]
     away = {purpose for purpose, host, port in elsewhere(settings, config) if not answers_here(host, port)}
     found = []
-    for what in ("mail server", "database") if settings.database_url is not None else ("mail server",):
+    for what in looked_at:
         wrong = [*said["settings"]["problems"], *said[what]["problems"]]
         if asked and what in away and not said["settings"]["problems"]:
             found.append(Finding(what, untried="it does not answer on this machine; below, the server tries it"))
@@ -159,7 +184,9 @@ def elsewhere(settings: StackSettings, config: Config) -> list[tuple[str, str, i
     """Return what a forwarder on a server must reach from there: what it is, its host and its port."""
     if settings.hosting != "server":
         return []
-    places = [("mail server", settings.smtp_host, settings.smtp_port)]
+    places = []
+    with contextlib.suppress(WrongSettingError):
+        places.append(("mail server", settings.smtp_host, settings.smtp_port))
     with contextlib.suppress(ValueError):  # several hosts; or no URL at all, and its words would hold the password
         url = urlsplit(config.get(f"{NAMESPACE}:databaseUrl", ""))
         if url.hostname:
@@ -176,10 +203,19 @@ def answers_here(host: str, port: int) -> bool:
     return True
 
 
+async def servers(stack: Stack, settings: StackSettings) -> list[tuple[bool, Finding]]:
+    """Ask every server, and tell of each first whether it answered."""
+    try:
+        hosts = settings.server_hosts
+    except WrongSettingError as error:
+        return [(False, left_out("servers", error))]
+    return await asyncio.gather(*(server(stack.name, host, settings, stack.config) for host in hosts))
+
+
 async def server(stack: str, host: str, settings: StackSettings, config: Config) -> tuple[bool, Finding]:
     """Log in to a server and ask it for what it lacks; tell first whether it answered."""
-    access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
     try:
+        access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
         facts, lacks = await examine(
             stack,
             host,
@@ -190,6 +226,17 @@ async def server(stack: str, host: str, settings: StackSettings, config: Config)
             caddy=settings.tls == "acme",
             reach=elsewhere(settings, config),
         )
+    except WrongSettingError as error:
+        return False, left_out(f"server {host}", error)
     except HostingError as error:
         return False, Finding(f"server {host}", (str(error),))
     return True, Finding(f"server {host}", tuple(lacks), f"Python {facts['python']}, {facts['machine']}")
+
+
+async def public_address(settings: StackSettings) -> list[Finding]:
+    """Look at DNS name, ports and certificate."""
+    try:
+        public = PublicAddress.of(settings)
+    except WrongSettingError as error:
+        return [left_out(what, error) for what in ("DNS name", "ports and certificate")]
+    return await look_from_outside(public)

@@ -10,7 +10,7 @@ class Finding:
     Attributes:
         what: its name.
         wrong: what is wrong with it, a sentence each.
-        right: what was found, where nothing is.
+        right: what was found, where nothing is; in further lines, what else is worth knowing.
         untried: why it could not be looked at.
     """
 
@@ -22,10 +22,9 @@ class Finding:
     def __str__(self) -> str:
         """What a person reads of it."""
         if self.wrong:
-            lines = [f"         {line}" for said in self.wrong for line in said.splitlines()]
-            return "\n".join([f"WRONG  {self.what}", *lines])
-        return (
-            f"-      {self.what}: not looked at, {self.untried}"
-            if self.untried
-            else f"ok     {self.what}: {self.right}"
-        )
+            said = "\n".join([f"WRONG  {self.what}", *self.wrong])
+        elif self.untried:
+            said = f"-      {self.what}: not looked at, {self.untried}"
+        else:
+            said = f"ok     {self.what}: {self.right}"
+        return said.replace("\n", "\n         ")

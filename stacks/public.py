@@ -46,7 +46,7 @@ class PublicAddress:
     def of(cls, settings: StackSettings) -> "PublicAddress":
         """Return that of a forwarder on servers."""
         if settings.tls == "none":
-            url = urlsplit(settings.public_url or f"https://{settings.domain}")
+            url = urlsplit(settings.url())
             port = url.port or (HTTPS if url.scheme == "https" else 80)
             return cls(url.hostname or "", port, (port,), "none" if url.scheme == "https" else "", ())
         direct = len(settings.server_hosts) == 1 and not settings.server_jump
@@ -152,7 +152,7 @@ def port_finding(port: int, answers: Mapping[str, str]) -> Finding:
         elif open_:
             wrong.append(f"refused{at}, but open at {', '.join(open_)}: remove that address from the DNS name")
         else:
-            right.append(f"refused{at}: nobody listens yet, or a firewall rejects it")
+            right.append(f"free{at}: nobody listens yet (or a firewall rejects it)")
     return Finding(f"port {port}", tuple(wrong), "; ".join(right))
 
 

@@ -6,9 +6,9 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import pulumi
@@ -22,11 +22,14 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from hosting.server import listen_stream, mistakes
+from hosting.server import listen_stream, mistakes, public_url
 from hosting.ssh import Access, check_known_host, parse_jump
+from provider.args import SubscriptionFilterArgs
 from provider.canonical import number
 from provider.settings import collect_settings
 
@@ -116,7 +119,7 @@ def ip_address(value: str) -> str:
     return value
 
 
-def public_url(value: str) -> str:
+def url_without_path(value: str) -> str:
     """Return `value` when it is none, or an address without a path."""
     if not value:
         return value
@@ -146,6 +149,13 @@ NEEDED = {
 }
 NAMES = {"name": "the stack's name", "hosts": "serverHosts", "certificate": "tlsCertificate, tlsKey"}
 """How a stack calls the properties of a forwarder on servers, where it calls them otherwise."""
+WRONG = object()  # stands for the value of a setting that is
+Mistake = tuple[Collection[str], str]
+"""The settings that can't be used for it, and a sentence."""
+
+
+class WrongSettingError(AttributeError):
+    """What is asked for depends on a setting that is wrong; the message is its name."""
 
 
 class StackSettings(BaseModel):
@@ -186,7 +196,7 @@ class StackSettings(BaseModel):
     tls_key: str
     acme_directory: str
     listen_on: Annotated[str, AfterValidator(ip_address)]
-    public_url: Annotated[str, AfterValidator(public_url)]
+    public_url: Annotated[str, AfterValidator(url_without_path)]
     database_url: Secret
     offline: bool
     purge: bool
@@ -198,28 +208,63 @@ class StackSettings(BaseModel):
         Raises:
             pulumi.RunError: with every mistake, by name.
         """
-        given = {to_camel(name): read(config, name) for name in cls.model_fields}
-        said, settings = [*unknown(config.name), *callfire()], None
-        wrong: set[str] = set()
-        try:
-            settings = cls.model_validate(given)
-        except ValidationError as error:
-            said += [line for found in error.errors() for line in explain(found)]
-            wrong = {str(found["loc"][0]) for found in error.errors()}
-        said += contradictions(given, wrong)
-        if given["hosting"] == "server":
-            said += on_servers(given, stack)
-        if said or settings is None:
+        settings, mistakes = cls.load_what_is_right(config, stack)
+        if mistakes:
             raise pulumi.RunError(
                 f"The settings in stacks/Pulumi.{stack}.yaml can't be used:\n"
-                + "\n".join(f"  {mistake}" for mistake in said)
+                + "\n".join(f"  {mistake}" for mistake in mistakes)
             )
         return settings
+
+    @classmethod
+    def load_what_is_right(cls, config: pulumi.Config, stack: str) -> tuple[Self, list[str]]:
+        """Read the settings of the stack of this name, and say every mistake; to ask for one that is wrong raises."""
+        given = {to_camel(name): read(config, name) for name in cls.model_fields}
+        found = [*unknown(config.name), *callfire()]
+        try:
+            cls.model_validate(given)
+        except ValidationError as error:
+            found += [mistake for wrong in error.errors() for mistake in explain(wrong)]
+        found += contradictions(given, {name for names, _ in found for name in names})
+        if given["hosting"] == "server":
+            found += on_servers(given, stack)
+        wrong = {name for names, _ in found for name in names}
+        settings = cls.model_validate({name: WRONG if name in wrong else value for name, value in given.items()})
+        for name in cls.model_fields:
+            if to_camel(name) in wrong:
+                del vars(settings)[name]
+        return settings, [said for _, said in found]
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def leave_out(cls, value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        """Look at no setting that is known to be wrong."""
+        return value if value is WRONG else validate(value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Say which setting is wrong, where it is asked for."""
+            if name in type(self).model_fields:
+                raise WrongSettingError(to_camel(name))
+            return super().__getattr__(name)
 
     @property
     def trigger_event(self) -> str | None:
         """What CallFire is to post: API 1.0 knows no choice and posts every event; the forwarder ignores the others."""
         return None if pulumi.Config("callfire").get("apiVersion") == "1.0" else "INBOUND_TEXT_FINISHED"
+
+    def subscriptions(self) -> dict[str, SubscriptionFilterArgs | None]:
+        """Return the filter of each subscription, by the name of its resource."""
+        if not self.numbers:
+            return {"texts": None}
+        return {f"texts-to-{number}": SubscriptionFilterArgs(to_number=number) for number in self.numbers}
+
+    def url(self) -> str:
+        """Return where CallFire finds a forwarder that is not `external`, without a path."""
+        if self.hosting == "local":
+            return f"http://127.0.0.1:{self.forwarder_port}"
+        return public_url(self.tls, self.domain, self.forwarder_port, self.public_url)
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""
@@ -265,51 +310,53 @@ class StackSettings(BaseModel):
         )
 
 
-def unknown(project: str) -> Iterator[str]:
+def unknown(project: str) -> Iterator[Mistake]:
     """Say which names of the configuration are no settings, of the program or of CallFire."""
     known = {project: [to_camel(name) for name in StackSettings.model_fields], "callfire": CALLFIRE}
     for key in sorted(CONFIG.get()):
         namespace, _, name = key.partition(":")
         if namespace in known and name not in known[namespace]:
             close = difflib.get_close_matches(name, known[namespace], n=1)
-            yield f"{key}: no such setting" + (f"; did you mean {namespace}:{close[0]}?" if close else "")
+            meant = f"; did you mean {namespace}:{close[0]}?" if close else ""
+            yield close if namespace == project else [], f"{key}: no such setting{meant}"
 
 
-def callfire() -> list[str]:
+def callfire() -> list[Mistake]:
     """Say what is wrong with CallFire's settings, as the provider would later."""
     config = pulumi.Config("callfire")
     _, mistakes = collect_settings(lambda key: config.get(key.removeprefix("callfire:")), os.environ)
     if config.get("password") and not is_config_secret("callfire:password"):
         mistakes.append(f"callfire:password: {PLAIN}")
-    return mistakes
+    return [((), said) for said in mistakes]
 
 
-def explain(found: Mapping[str, Any]) -> list[str]:
+def explain(found: Mapping[str, Any]) -> list[Mistake]:
     """Return what pydantic found wrong with a setting, in lines that begin with its name."""
     said = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return [f"{'.'.join(map(str, found['loc']))}: {line}" for line in said.splitlines()]
+    return [([str(found["loc"][0])], f"{'.'.join(map(str, found['loc']))}: {line}") for line in said.splitlines()]
 
 
-def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[str]:
+def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[Mistake]:
     """Say what is missing beside what is given, as far as that does not depend on what is wrong by itself."""
     if "hosting" not in wrong:
         missing = [name for name in needed(given) if blank(given[name])]
         if missing:
-            yield f"hosting `{given['hosting']}` needs {', '.join(missing)}"
+            yield missing, f"hosting `{given['hosting']}` needs {', '.join(missing)}"
     if given["hosting"] == "external":
         return
     if given["smtpUsername"] and not given["smtpPassword"]:
-        yield "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`"
+        yield ["smtpUsername"], "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`"
     if given["smtpPassword"] is not None and not given["smtpUsername"]:
-        yield "smtpPassword needs smtpUsername"
+        yield ["smtpUsername"], "smtpPassword needs smtpUsername"
     if given["smtpPassword"] is not None and given["smtpSecurity"] == "none":
-        yield "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
+        yield ["smtpSecurity"], "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
     if given["hosting"] == "server" and not wrong & {"routes", "contacts"}:
         files = [PROJECT / given[name] for name in ("routes", "contacts") if given[name]]
         if sum(file.stat().st_size for file in files) > MOST_SENT:
-            yield f"routes and contacts have more than {MOST_SENT:,} bytes, too much for a server: shorten them"
+            yield (), f"routes and contacts have more than {MOST_SENT:,} bytes, too much for a server: shorten them"
     if "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
-        yield f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}: they must differ"
+        both = f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}"
+        yield ["forwarderPort"], f"{both}: they must differ"
 
 
 def blank(value: object) -> bool:
@@ -328,7 +375,7 @@ def needed(given: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def on_servers(given: Mapping[str, Any], stack: str) -> Iterator[str]:
+def on_servers(given: Mapping[str, Any], stack: str) -> Iterator[Mistake]:
     """Say what the provider would refuse of a forwarder on servers, in the words of the stack."""
     declared = {
         "name": stack,
@@ -338,7 +385,9 @@ def on_servers(given: Mapping[str, Any], stack: str) -> Iterator[str]:
         "domain": given["domain"] or "",
         "certificate": [given["tlsCertificate"], given["tlsKey"]],
     }
-    return (f"{NAMES.get(name, name)}: {said}" for name, said in mistakes(declared))
+    for name, said in mistakes(declared):
+        called = NAMES.get(name, name)
+        yield several(called), f"{called}: {said}"
 
 
 def read(config: pulumi.Config, name: str) -> object:

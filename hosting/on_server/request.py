@@ -30,8 +30,9 @@ def main(request: dict[str, Any]) -> None:
     try:
         places = Places(str(request["name"]))
         looks = request["verb"] == "look"
-        under_way = contextlib.nullcontext() if looks and not places.lock.exists() else alone(places.lock, shared=looks)
-        with under_way:
+        wait = bool(request.get("wait", True))
+        free = looks and not places.lock.exists()
+        with contextlib.nullcontext() if free else alone(places.lock, shared=looks, wait=wait):
             say(done=VERBS[request["verb"]](request, places))
     except FailedError as error:
         say(failed=str(error))
@@ -42,10 +43,13 @@ def main(request: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, *, shared: bool) -> Iterator[None]:
+def alone(lock: Path, *, shared: bool, wait: bool) -> Iterator[None]:
     """Keep a second deployment of the same forwarder waiting; the kernel frees the lock however this one ends.
 
     Those that only look share it: what they would see of a deployment under way, of a dead CLI's too, will not last.
+
+    Raises:
+        FailedError: another one goes on for too long; or is under way, and this is not to `wait`.
     """
     with lock.open("w") as file:
         deadline = time.monotonic() + LOCKED_FOR
@@ -55,6 +59,8 @@ def alone(lock: Path, *, shared: bool) -> Iterator[None]:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not wait:
+                    raise FailedError("a deployment is under way there: look again when it has ended") from None
                 if not said:
                     say(doing="waiting for another deployment to end")
                     said = True

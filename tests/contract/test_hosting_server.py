@@ -32,6 +32,16 @@ def props(free_ports: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatc
     }
 
 
+def test_a_server_that_is_waited_for_is_named(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, with the reason: one that was just made takes a while, and silence looks like a hang."""
+    monkeypatch.setattr("hosting.ssh.CONNECT_WITHIN", 1.5)
+    with pytest.raises(ServerError):
+        provider.delete("production", props | {"hosts": ["127.0.0.1"]})
+    assert capsys.readouterr().out == "production on 127.0.0.1: waiting for SSH to 127.0.0.1 (Connection refused)\n"
+
+
 def test_all_that_could_not_be_removed_is_named(props: dict[str, Any]) -> None:
     """One dead server hides no other; what to do depends on whether any is left."""
     with pytest.raises(ServerError) as raised:

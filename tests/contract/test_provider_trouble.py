@@ -262,6 +262,16 @@ def test_no_connection_has_its_own_words(sandbox: Sandbox, free_port: int) -> No
         account_at("https://callfire.invalid", sandbox, timeout=1.0).find("1")
 
 
+def test_a_host_name_that_does_not_resolve_is_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CallFire's; that of a proxy in between is not taken for it."""
+    too_long = ".".join(["callfire"] * 32)  # no name server is asked for it
+    with pytest.raises(UnknownHost, match=f"CallFire's host name {too_long} does not resolve"):
+        account_at(f"https://{too_long}", sandbox, timeout=1.0).find("1")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{too_long}:3128")
+    with pytest.raises(Unreachable, match="a proxy in between"):
+        account_at("https://callfire.invalid", sandbox, timeout=1.0).find("1")
+
+
 @pytest.fixture
 def free_port() -> int:
     """A port that nobody listens on."""

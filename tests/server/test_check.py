@@ -126,7 +126,7 @@ def test_before_the_first_up_nobody_listens_and_nothing_is_wrong(checked: Checke
         f"ok     mail server: {mail_server}, none, it takes mail without a log-in",
         f"ok     server {SERVER}: Python 3.11, x86_64",
         f"ok     DNS name {DOMAIN}: {checked.machine.ip}",
-        "ok     port 443: refused: nobody listens yet, or a firewall rejects it",
+        "ok     port 443: free: nobody listens yet (or a firewall rejects it)",
         f"ok     {NOT_YET}",
     ]
     answer = json.loads(checked.check(0, "--json", **FILES))
@@ -221,6 +221,19 @@ def test_what_the_server_reaches_need_not_answer_here(checked: Checked) -> None:
         assert f"ok     server {SERVER}" in checked.check(0, **there)
 
 
+def test_a_deployment_that_is_under_way_is_not_waited_for(checked: Checked) -> None:
+    """It may take minutes, and what is seen meanwhile will not last."""
+    lock = "/run/callfire-mail-production.lock"
+    checked.machine.run(f"systemd-run --quiet --unit deployment flock {lock} sleep infinity")
+    try:
+        checked.machine.run(f"until ! flock --nonblock --shared {lock} true; do sleep 0.05; done")
+        said = checked.check(1, **FILES)
+    finally:
+        checked.machine.run(f"systemctl stop deployment; rm {lock}")
+    assert f"WRONG  server {SERVER}\n         {SERVER}: a deployment is under way there: look again when" in said
+    assert f"ok     server {SERVER}" in checked.check(0, **FILES)
+
+
 def test_a_server_behind_a_jump_host_is_not_compared_with_the_name(checked: Checked) -> None:
     """Its address as the jump host knows it says nothing of the public one."""
     jump = {"serverJump": f"deploy@{checked.machine.ip}:22", **FILES}
@@ -245,7 +258,7 @@ def test_several_servers_and_their_database(checked: Checked) -> None:
         assert "ok     database: PostgreSQL, empty; its tables will be made at the first start" in said
         assert f"ok     server {SERVER}: Python 3.11" in said
         assert "WRONG  server other.example.com\n" in said
-        assert f"ok     DNS name {DOMAIN}: {checked.machine.ip}\nok     port 8710: refused" in said
+        assert f"ok     DNS name {DOMAIN}: {checked.machine.ip}\nok     port 8710: free" in said
         assert "certificate" not in said  # this proxy has none
         checked.stack.pulumi("config", "set", "--secret", "databaseUrl", typed=url.replace("/outbox", "/another"))
         said += checked.check(1, **several)
@@ -270,12 +283,12 @@ def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
         pytest.skip(f"Caddy can't be installed: {error}")
     with pebble(machine, checked.folder) as (directory, root):
         said = checked.check(0, **acme, acmeDirectory=directory, trust=root)
-        refused = "ok     port 443: refused: nobody listens yet, or a firewall rejects it"
-        assert f"ok     port 80: open\n{refused}\nok     {NOT_YET}" in said
+        free = "ok     port 443: free: nobody listens yet (or a firewall rejects it)"
+        assert f"ok     port 80: open\n{free}\nok     {NOT_YET}" in said
         with firewall(machine, "tcp dport 80 drop"):
             said = checked.check(1, **acme, acmeDirectory=directory, trust=root)
             assert "WRONG  port 80\n" in said
-            assert "port 443: refused" in said
+            assert "port 443: free" in said
         checked.stack.up()
         said = checked.check(0, **acme, acmeDirectory=directory, trust=root)
         assert "ok     port 443: open\nok     certificate: trusted, until " in said
@@ -285,4 +298,5 @@ def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
         checked.names["more.example.com"] = [machine.ip]
         said = checked.check(0, **acme | {"domain": "more.example.com"}, acmeDirectory=directory, trust=root)
         assert f"ok     port 443: open\nok     {NOT_YET}" in said
+        assert "logged in as sandbox, 1 subscription\nok " in said  # its own, though it is at the former domain
         checked.stack.pulumi("destroy", "--yes", "--skip-preview")

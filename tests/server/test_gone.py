@@ -1,6 +1,6 @@
 """Servers that are gone, or somebody else's by now: what the others are spared, and what is said of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -132,12 +132,12 @@ def test_what_hides_in_a_first_installation_that_fails(
     first, second = machines
     asked: list[str] = []
 
-    def connect(host: str, access: Access) -> AbstractAsyncContextManager[Server]:
+    def connect(host: str, access: Access, progress: Callable[[str], None]) -> AbstractAsyncContextManager[Server]:
         asked.append(host)
         if asked == [first.ip, second.ip] * 2:
             for machine in machines[-dying:]:
                 machine.cut()
-        return ssh.connect(host, access)
+        return ssh.connect(host, access, progress)
 
     monkeypatch.setattr("hosting.server.connect", connect)
     with pytest.raises(UnreachableError) as raised:

@@ -84,6 +84,7 @@ def test_the_settings_are_proven_before_the_first_up(stack: Stack, machine: Mach
     broken = stack.check(1)
     assert "mailTo.0: " in broken
     assert "smtpSecurity: " in broken
+    assert f"ok     server {machine.ip}: Python 3." in broken  # it depends on neither
     stack.pulumi("config", "set", "mailTo", "office@example.com")
     stack.pulumi("config", "set", "smtpSecurity", "none")
     assert PASSWORD not in said + broken

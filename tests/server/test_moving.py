@@ -100,7 +100,9 @@ def test_moving_to_another_server_loses_nothing(
             moving = commands("Moving to another server without loss")
             assert len(moving) == 7
             for line in moving:
-                type_in(stack, line, {"serverHosts texts2.example.com": f"serverHosts {new.ip}"})
+                printed = type_in(stack, line, {"serverHosts texts2.example.com": f"serverHosts {new.ip}"})
+                if "stacks check" in line:
+                    assert f"also go to http://{old.ip}:8710/… (subscription" in printed
                 if line.startswith("pulumi config set domain"):  # a throw-away server has no name
                     for name, value in {"publicUrl": f"http://{new.ip}:8710", "listenOn": new.ip}.items():
                         type_in(stack, f"pulumi config set {name} {value}", {})
