@@ -271,6 +271,17 @@ def test_several_servers_and_their_database(checked: Checked) -> None:
     assert password not in said
 
 
+def test_a_certificate_of_ones_own_after_the_first_up(checked: Checked, authority: Path) -> None:
+    """The forwarder shows it; to whom its authority is unknown, it is not trusted."""
+    files = FILES | {"serverHosts": checked.machine.ip}
+    assert NOT_YET in checked.check(0, **files)
+    checked.stack.up()
+    said = checked.check(0, trust=authority, **files)
+    assert "ok     port 443: open\nok     certificate: trusted, until " in said
+    assert "not trusted (unable to get local issuer certificate)" in checked.check(1, **files)
+    checked.stack.pulumi("destroy", "--yes", "--skip-preview")
+
+
 def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
     """With tls `acme`: no certificate is wrong at first, and a trusted one is right later."""
     machine = checked.machine

@@ -11,7 +11,7 @@ import yaml
 
 from hosting.server import ServerForwarderProvider
 from sandbox import Sandbox
-from stacks.check import check
+from stacks.check import Stack, check
 from stacks.settings import PROJECT
 from tests.forwarder_kit import TOKEN, http, text_postback
 from tests.server.conftest import Servers
@@ -355,6 +355,6 @@ def test_stacks_check_logs_in_to_postfix(  # noqa: PLR0913, PLR0917 - fixtures a
     config |= {"callfire:login": sandbox.login, "callfire:password": sandbox.password, "callfire:url": sandbox.url}
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(postfix.authority))
-    found = asyncio.run(check("production", config, {"callfire:password", "callfire-mail:smtpPassword"}))
+    found = asyncio.run(check(Stack("production", config, {"callfire:password", "callfire-mail:smtpPassword"})))
     assert said in str(found[-1])
     assert all(password not in str(finding) for finding in found)
