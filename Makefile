@@ -1,7 +1,6 @@
 # The verbs of this project, the same here and in CI; each sets up what it needs.
 PYTHON ?= python3
 RUN := .venv/bin/python
-SERVER_TESTS ?= tests/server
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 # The version is looked at here because an older Python cannot even read the set-up.
@@ -29,9 +28,9 @@ test: ## every test that needs no server of its own
 	@$(SETUP) --dev
 	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-server: ## the server hosting on throw-away Debian machines (root; some minutes)
+test-server: ## the server hosting on throw-away Debian machines (root; half an hour)
 	@$(SETUP) --dev
-	@$(RUN) -m pytest -n auto --maxprocesses 2 --dist loadfile $(SERVER_TESTS)
+	@$(RUN) -m pytest -n auto --maxprocesses 2 --dist loadfile tests/server
 
 check: ## style, types and the boundaries between the parts
 	@$(SETUP) --dev --no-cli
