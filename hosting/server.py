@@ -58,6 +58,7 @@ TOKENS = "FORWARDER_TOKENS"
 ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
 OF_ANOTHER = re.compile(r".+-(?:preflight|check|command|status)")  # so end the units that a forwarder has for a while
+HTTPS = 443
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
 RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
@@ -142,7 +143,7 @@ def mistakes(props: Mapping[str, Any]) -> list[tuple[str, str]]:
     if len(set(hosts)) < len(hosts):
         found.append(("hosts", "a server is named twice"))
     if len(hosts) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
-        found.append(("hosts", "several servers need one PostgreSQL: set databaseUrl"))
+        found.append(("secrets", "several servers need one PostgreSQL"))
     if len(hosts) > 1 and tls == "acme":
         found.append(("tls", "`acme` gets one server a certificate: for several, choose `none` or `files`"))
     if tls == "acme" and not domain:
@@ -338,9 +339,9 @@ def listen_stream(tls: Tls, host: str, port: int) -> str:
     return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
 
 
-def public_url(tls: Tls, domain: str, port: int, url: str) -> str:
-    """Return where CallFire finds a forwarder, without a path: at `url`, where that is not `https://DOMAIN`."""
-    return url or f"https://{domain}{f':{port}' if tls == 'files' and port != 443 else ''}"  # noqa: PLR2004 - HTTPS
+def public_url(domain: str, port: int) -> str:
+    """Return where CallFire finds a forwarder, without a path."""
+    return f"https://{domain}" + f":{port}" * (port != HTTPS)
 
 
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
@@ -608,7 +609,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         props |= {"servers": {host: declare(names) for host in hosts}, "former_token": None}
         secret = pulumi.ResourceOptions(additional_secret_outputs=["secrets", "tokens", "key"])
         super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
-        self.url = public_url(tls, domain, port, url)
+        self.url = url or public_url(domain, port if tls == "files" else HTTPS)
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
         token = pulumi.Output.secret(tokens[0])
         self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(

@@ -39,12 +39,12 @@ def describe_endpoint(endpoint: object) -> str:
         return "an endpoint not known yet"
     try:
         parts = urlsplit(endpoint)
-        host = parts.hostname
+        host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "an endpoint"
     if host:
-        return f"{parts.scheme}://{host}{port}/…"
+        return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}/…"
     return "an email address" if "@" in endpoint else "an endpoint"
 
 

@@ -22,11 +22,11 @@ from pulumi.runtime import set_all_config
 from hosting.errors import HostingError, in_stack_names
 from hosting.server import examine
 from provider.account import account_of
-from provider.errors import InvalidSettings, ProviderError, Temporary
+from provider.errors import InvalidSettings, ProviderError, TimedOut, Unavailable, Unreachable
 from provider.settings import read_settings
 from provider.stacks import held
 from stacks.finding import Finding
-from stacks.overlap import also_posted, same_server
+from stacks.overlap import also_posted, without_token
 from stacks.public import PATIENCE, PublicAddress, look_from_outside
 from stacks.settings import PROJECT, StackSettings, WrongSettingError
 
@@ -129,16 +129,22 @@ def callfire(stack: Stack, settings: StackSettings) -> Finding:
         subscriptions = account_of(replace(told, timeout=PATIENCE)).all()
     except InvalidSettings:
         return Finding("CallFire", untried="its settings first")
-    except Temporary as error:
+    except (Unreachable, TimedOut) as error:
         return Finding("CallFire", (error.said, f"Check callfire:url and the way to {told.url}."))
+    except Unavailable as error:
+        return Finding("CallFire", (error.said,))
     except ProviderError as error:
         return Finding("CallFire", (error.said, error.what_to_do))
     count = len(subscriptions)
     right = [f"{told.url}, logged in as {told.login}, {count} subscription{'s' * (count != 1)}"]
-    with contextlib.suppress(WrongSettingError):
-        own = settings.url() if settings.endpoint is None else stack.config[f"{NAMESPACE}:endpoint"]
-        others = [found for found in subscriptions if found.id not in stack.held and not same_server(found, own)]
+    try:
+        external = settings.endpoint is not None
+        own = without_token(stack.config[f"{NAMESPACE}:endpoint"] if external else f"{settings.url()}/postback/")
+        strange = [found for found in subscriptions if found.id not in stack.held]
+        others = [found for found in strange if without_token(found.properties["endpoint"]) != own]
         right += also_posted(settings.subscriptions().values(), others)
+    except WrongSettingError as error:
+        right.append(f"who else gets the texts: not looked at, {error} first")
     return Finding("CallFire", right="\n".join(right))
 
 
@@ -169,14 +175,18 @@ def forwarder(settings: StackSettings, config: Config, *, asked: bool) -> list[F
         said = {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
     except (ValueError, KeyError):
         return [Finding("mail server", (f"`python -m forwarder check` failed: {done.stderr.strip()}",))]
+    if said["settings"]["problems"]:
+        wrong = tuple(map(in_stack_names, said["settings"]["problems"]))
+        return [Finding("forwarder", wrong), *(Finding(what, untried="that first") for what in looked_at)]
     away = {purpose for purpose, host, port in elsewhere(settings, config) if not answers_here(host, port)}
     found = []
     for what in looked_at:
-        wrong = [*said["settings"]["problems"], *said[what]["problems"]]
-        if asked and what in away and not said["settings"]["problems"]:
+        wrong = tuple(map(in_stack_names, said[what]["problems"]))
+        if asked and what in away:
             found.append(Finding(what, untried="it does not answer on this machine; below, the server tries it"))
         else:
-            found.append(Finding(what, tuple(map(in_stack_names, wrong)), said[what]["detail"]))
+            unasked = ("From the server it may answer, which could not be asked.",) if what in away else ()
+            found.append(Finding(what, wrong + unasked, said[what]["detail"]))
     return found
 
 

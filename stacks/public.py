@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from hosting.server import HTTPS
 from stacks.finding import Finding
 from stacks.settings import StackSettings
 
 PATIENCE = 10.0  # seconds for each thing that is asked
-HTTPS = 443
 IPV4 = 4
 PLAIN = "wrong version number"  # what OpenSSL says of an answer in plain text
 OPEN, REFUSED, NO_ROUTE = "open", "refused", "no route"
@@ -197,10 +197,14 @@ def distrusted(error: ssl.SSLError, reason: str, public: PublicAddress) -> str:
         why = error.verify_message.rstrip(".")
         return f"the one that {public.name} shows is not trusted ({why}): CallFire would refuse it"
     if reason == PLAIN:
-        return f"port {public.port} speaks no TLS: something else listens there"
+        return f"port {public.port} speaks no TLS: something else listens there, or the forwarder without it as yet"
     return f"port {public.port} shows none ({reason})"
 
 
 def unseen(public: PublicAddress) -> str:
     """Say where the certificate comes from that is not shown yet."""
-    return "none yet; your proxy shows it" if public.tls == "none" else "none yet; it comes with the first `pulumi up`"
+    return {
+        "none": "none yet; your proxy shows it",
+        "files": "none yet; the forwarder shows yours after `pulumi up`",
+        "acme": "none yet; it comes with `pulumi up`",
+    }[public.tls]

@@ -22,13 +22,14 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from hosting.server import listen_stream, mistakes, public_url
-from hosting.ssh import Access, check_known_host, parse_jump
+from hosting.server import HTTPS, listen_stream, mistakes, public_url
+from hosting.ssh import NO_HOST, Access, check_known_host, is_host, parse_jump
 from provider.args import SubscriptionFilterArgs
 from provider.canonical import number
 from provider.settings import collect_settings
@@ -40,6 +41,13 @@ def address(value: str) -> str:
     """Return `value` when it can be an email address."""
     if not re.fullmatch(r"[^@\s,<>]+@[^@\s,<>]+", value):
         raise ValueError(f"`{value}` is no email address")
+    return value
+
+
+def host_name(value: str) -> str:
+    """Return `value` when it is none, or a host's name or address."""
+    if value and not is_host(value):
+        raise ValueError(f"`{value}` {NO_HOST}")
     return value
 
 
@@ -147,9 +155,6 @@ NEEDED = {
     "server": ("mailFrom", "smtpHost"),
     "external": ("endpoint",),
 }
-NAMES = {"name": "the stack's name", "hosts": "serverHosts", "certificate": "tlsCertificate, tlsKey"}
-"""How a stack calls the properties of a forwarder on servers, where it calls them otherwise."""
-WRONG = object()  # stands for the value of a setting that is
 Mistake = tuple[Collection[str], str]
 """The settings that can't be used for it, and a sentence."""
 
@@ -170,7 +175,7 @@ class StackSettings(BaseModel):
     numbers: Numbers
     mail_from: Annotated[str, AfterValidator(lambda value: value and address(value))]
     mail_to: Addresses
-    smtp_host: str
+    smtp_host: Annotated[str, AfterValidator(host_name)]
     smtp_port: Port
     smtp_security: Literal["starttls", "tls", "none"]
     smtp_username: str
@@ -221,15 +226,11 @@ class StackSettings(BaseModel):
         """Read the settings of the stack of this name, and say every mistake; to ask for one that is wrong raises."""
         given = {to_camel(name): read(config, name) for name in cls.model_fields}
         found = [*unknown(config.name), *callfire()]
-        try:
-            cls.model_validate(given)
-        except ValidationError as error:
-            found += [mistake for wrong in error.errors() for mistake in explain(wrong)]
+        settings = cls.model_validate(given, context=found)
         found += contradictions(given, {name for names, _ in found for name in names})
         if given["hosting"] == "server":
             found += on_servers(given, stack)
         wrong = {name for names, _ in found for name in names}
-        settings = cls.model_validate({name: WRONG if name in wrong else value for name, value in given.items()})
         for name in cls.model_fields:
             if to_camel(name) in wrong:
                 del vars(settings)[name]
@@ -237,9 +238,15 @@ class StackSettings(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def leave_out(cls, value: object, validate: ValidatorFunctionWrapHandler) -> object:
-        """Look at no setting that is known to be wrong."""
-        return value if value is WRONG else validate(value)
+    def note_mistakes(cls, value: object, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        """Add what is wrong with a setting to the context, where that is a list of mistakes, and go on."""
+        try:
+            return validate(value)
+        except ValidationError as error:
+            if info.context is None:
+                raise
+            info.context.extend(explain(to_camel(str(info.field_name)), error))
+            return None
 
     if not TYPE_CHECKING:
 
@@ -264,7 +271,7 @@ class StackSettings(BaseModel):
         """Return where CallFire finds a forwarder that is not `external`, without a path."""
         if self.hosting == "local":
             return f"http://127.0.0.1:{self.forwarder_port}"
-        return public_url(self.tls, self.domain, self.forwarder_port, self.public_url)
+        return self.public_url or public_url(self.domain, self.forwarder_port if self.tls == "files" else HTTPS)
 
     def forwarder(self) -> dict[str, str]:
         """Return what the forwarder is told of these, by the names of its own settings."""
@@ -330,10 +337,11 @@ def callfire() -> list[Mistake]:
     return [((), said) for said in mistakes]
 
 
-def explain(found: Mapping[str, Any]) -> list[Mistake]:
-    """Return what pydantic found wrong with a setting, in lines that begin with its name."""
-    said = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return [([str(found["loc"][0])], f"{'.'.join(map(str, found['loc']))}: {line}") for line in said.splitlines()]
+def explain(name: str, error: ValidationError) -> Iterator[Mistake]:
+    """Say what pydantic found wrong with the setting `name`, in lines that begin with it."""
+    for found in error.errors():
+        said = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        yield from (([name], f"{name}: {line}") for line in said.splitlines())
 
 
 def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[Mistake]:
@@ -385,9 +393,11 @@ def on_servers(given: Mapping[str, Any], stack: str) -> Iterator[Mistake]:
         "domain": given["domain"] or "",
         "certificate": [given["tlsCertificate"], given["tlsKey"]],
     }
+    paths = [name for name in ("tlsCertificate", "tlsKey") if not given[name].startswith("/")]
+    called = {"name": [], "hosts": ["serverHosts"], "secrets": ["databaseUrl"], "certificate": paths}
     for name, said in mistakes(declared):
-        called = NAMES.get(name, name)
-        yield several(called), f"{called}: {said}"
+        names = called.get(name, [name])
+        yield names, ", ".join(names or ["the stack's name"]) + f": {said}"
 
 
 def read(config: pulumi.Config, name: str) -> object:

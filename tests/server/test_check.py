@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from sandbox.server import Sandbox
 from tests.journey.checkout import ROOT, Checkout
 from tests.pulumi_kit import backend
 from tests.server.authority import pebble
@@ -31,7 +30,7 @@ FILES: dict[str, Any] = {
     "tlsCertificate": "/etc/ssl/texts.pem",
     "tlsKey": "/etc/ssl/texts.pem",
 }
-NOT_YET = "certificate: none yet; it comes with the first `pulumi up`"
+NOT_YET = "certificate: none yet; the forwarder shows yours after `pulumi up`"
 
 
 @dataclass
@@ -82,24 +81,23 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]], pulumi_cli: Path, machine: Machine
-) -> Iterator[tuple[Stack, CallFire]]:
-    """A stack with its secrets, and its CallFire."""
+def stack(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]], pulumi_cli: Path) -> Stack:
+    """A stack with its secrets."""
     environment = backend(tmp_path_factory.mktemp("pulumi"), pulumi_cli)
-    with Sandbox(host=machine.gateway) as sandbox:
-        stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
-        stack.start({}, {"callfire:login": "sandbox", "callfire:password": PASSWORD})
-        yield stack, CallFire(sandbox)
+    stack = Stack(Checkout(tmp_path_factory.mktemp("checkout"), free_ports(4)), "production", environment)
+    stack.start({}, {"callfire:login": "sandbox", "callfire:password": PASSWORD})
+    return stack
 
 
 @pytest.fixture
-def checked(stack: tuple[Stack, CallFire], machine: Machine, ipv6: str, authority: Path, tmp_path: Path) -> Checked:
+def checked(  # noqa: PLR0913, PLR0917 - fixtures
+    stack: Stack, machine: Machine, callfire: CallFire, ipv6: str, authority: Path, tmp_path: Path
+) -> Checked:
     """That stack, with names that point to the server."""
     shown = certificate(tmp_path, DOMAIN, authority=authority)
     (machine.root / "etc/ssl/texts.pem").write_bytes(shown.read_bytes())
     names = {DOMAIN: [machine.ip], SERVER: [machine.ip, ipv6]}
-    return Checked(*stack[:1], machine, stack[1], tmp_path, ipv6, names)
+    return Checked(stack, machine, callfire, tmp_path, ipv6, names)
 
 
 @contextmanager
@@ -276,10 +274,12 @@ def test_a_certificate_of_ones_own_after_the_first_up(checked: Checked, authorit
     files = FILES | {"serverHosts": checked.machine.ip}
     assert NOT_YET in checked.check(0, **files)
     checked.stack.up()
-    said = checked.check(0, trust=authority, **files)
-    assert "ok     port 443: open\nok     certificate: trusted, until " in said
-    assert "not trusted (unable to get local issuer certificate)" in checked.check(1, **files)
-    checked.stack.pulumi("destroy", "--yes", "--skip-preview")
+    try:
+        said = checked.check(0, trust=authority, **files)
+        assert "ok     port 443: open\nok     certificate: trusted, until " in said
+        assert "not trusted (unable to get local issuer certificate)" in checked.check(1, **files)
+    finally:
+        checked.stack.pulumi("destroy", "--yes", "--skip-preview")
 
 
 def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
@@ -295,7 +295,8 @@ def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
     with pebble(machine, checked.folder) as (directory, root):
         said = checked.check(0, **acme, acmeDirectory=directory, trust=root)
         free = "ok     port 443: free: nobody listens yet (or a firewall rejects it)"
-        assert f"ok     port 80: open\n{free}\nok     {NOT_YET}" in said
+        not_yet = "ok     certificate: none yet; it comes with `pulumi up`"
+        assert f"ok     port 80: open\n{free}\n{not_yet}" in said
         with firewall(machine, "tcp dport 80 drop"):
             said = checked.check(1, **acme, acmeDirectory=directory, trust=root)
             assert "WRONG  port 80\n" in said
@@ -308,6 +309,6 @@ def test_caddy_before_the_first_up_and_after_it(checked: Checked) -> None:
         )
         checked.names["more.example.com"] = [machine.ip]
         said = checked.check(0, **acme | {"domain": "more.example.com"}, acmeDirectory=directory, trust=root)
-        assert f"ok     port 443: open\nok     {NOT_YET}" in said
+        assert f"ok     port 443: open\n{not_yet}" in said
         assert "logged in as sandbox, 1 subscription\nok " in said  # its own, though it is at the former domain
         checked.stack.pulumi("destroy", "--yes", "--skip-preview")
