@@ -182,7 +182,7 @@ def test_a_host_key_that_an_authority_has_signed(machine: Machine, home: Path) -
     subprocess.run(sign, check=True, capture_output=True)
     configuration = machine.root / "etc/ssh/sshd_config.d/certificate.conf"
     configuration.write_text("HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\n")
-    machine.run("systemctl reload ssh")
+    machine.run("systemctl restart ssh")
     try:
         for key, trusted in ((authority, True), (other, False)):
             line = f"@cert-authority 10.77.* {public(key)}"
@@ -194,7 +194,7 @@ def test_a_host_key_that_an_authority_has_signed(machine: Machine, home: Path) -
                     assert "its host key is not the one that is known" in refused(machine, known_hosts=pins)
     finally:
         configuration.unlink()
-        machine.run("systemctl reload ssh")
+        machine.run("systemctl restart ssh")
 
 
 @pytest.fixture(scope="module")
