@@ -119,7 +119,7 @@ class Lifecycle:
 
 def say(text: str) -> None:
     """Show a line in the CLI's output, which passes on what a provider writes."""
-    print(text, flush=True)  # noqa: T201 - this is how a dynamic provider speaks
+    print(f"{text}\n", end="", flush=True)  # noqa: T201 - how a dynamic provider speaks; in one piece, as in retrying.py
 
 
 def _secret(value: str) -> dict[str, str]:

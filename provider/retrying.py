@@ -41,5 +41,6 @@ def _announced(call: Callable[[int], T], number: int, timeout: float) -> T:
         return call(number)
     except Temporary as error:
         if number == 1:
-            print(f"{error.said} Trying again for up to {timeout:g} s.", file=sys.stderr, flush=True)  # noqa: T201
+            line = f"{error.said} Trying again for up to {timeout:g} s.\n"
+            print(line, end="", file=sys.stderr, flush=True)  # noqa: T201 - in one piece, as other threads write, too
         raise

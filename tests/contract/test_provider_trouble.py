@@ -1,8 +1,10 @@
 """CallFire in trouble: what is repeated, what is looked up first, and what a person reads in the end."""
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,10 @@ from provider.errors import (
     Unreachable,
     Unsettled,
 )
+from provider.lifecycle import say
 from provider.redaction import Secret
 from provider.remote import Page, new_request_id
+from provider.retrying import repeat
 from provider.settings import Settings, read_settings
 from provider.soap import CallFire
 from sandbox import Sandbox
@@ -401,3 +405,21 @@ def test_errors_reach_the_engine_without_secrets_and_without_a_traceback(
     assert "Traceback" not in text
     assert TOKEN not in text
     assert TOKEN not in "".join(server.lines())
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread of the provider writes its own: of two pieces, another's line could stand between."""
+    written: list[str] = []
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, SimpleNamespace(write=written.append, flush=lambda: None))
+
+    def call(number: int) -> None:
+        if number == 1:
+            raise Unavailable("CallFire is not available (HTTP 503).")
+
+    say("Subscription texts: adopted.")
+    repeat(call, 60)
+    assert list(filter(None, written)) == [
+        "Subscription texts: adopted.\n",
+        "CallFire is not available (HTTP 503). Trying again for up to 60 s.\n",
+    ]
