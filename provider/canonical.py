@@ -32,6 +32,7 @@ _EMAIL: Final = re.compile(r"[^\s@:/<>\"(),;]+@[^\s@:/<>\"(),;]+\.[^\s@:/<>\"(),
 _KEYWORD: Final = re.compile(r"[a-zA-Z_]+")
 _SHORT_CODE: Final = re.compile(r"[0-9]{3,6}")
 _DIGITS: Final = re.compile(r"[0-9]+")
+_NORTH_AMERICAN: Final = re.compile(r"\+1[2-9][0-9]{2}[2-9][0-9]{6}")
 
 
 def endpoint(value: object) -> str:
@@ -119,6 +120,11 @@ def _number_text(value: object) -> str:
 @lru_cache(maxsize=65536)
 def _phone_number(text: str) -> str:
     e164 = _e164(text)
+    if e164.startswith("+1") and not _NORTH_AMERICAN.fullmatch(e164):
+        raise ValueError(
+            "must be a phone number such as 18185551212: in North America, area code and exchange begin with 2 to 9"
+            " (is a digit missing?), and numbers of other countries begin with +"
+        )
     digits = e164.removeprefix("+")
     return digits if _e164(digits) == e164 else e164
 

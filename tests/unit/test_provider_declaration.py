@@ -43,7 +43,8 @@ def test_numbers_become_callfires_digits(given: object, canonical: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["12 ", "+", "1 2", "67076:", ":JOIN", "6-7:JOIN IN", "", "é", True, 1.5, [], "9" * 30]
+    "given",
+    ["12 ", "+", "1 2", "67076:", ":JOIN", "6-7:JOIN IN", "", "é", True, 1.5, [], "9" * 30, "1818646999", "0000000000"],
 )
 def test_what_is_no_number_is_refused(given: object) -> None:
     """With what would be right."""

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pulumi.dynamic import ConfigureRequest
@@ -45,6 +46,9 @@ names = st.sampled_from(
 numbers = st.from_regex(r"\+?1? ?\(?[2-9][0-9]{2}\)?[ -]?[2-9][0-9]{2}[ -]?[0-9]{4}", fullmatch=True) | st.from_regex(
     r"[0-9]{3,6}(:[A-Z]{1,8})?|[a-zA-Z_]{1,12}|\+49[1-9][0-9]{6,10}|\+44[1-9][0-9]{8,9}", fullmatch=True
 )
+impossible = st.from_regex(
+    r"(\+1|1)? ?([01][0-9]{2}[ -]?[0-9]{3}|[2-9][0-9]{2}[ -]?[01][0-9]{2})[ -]?[0-9]{4}", fullmatch=True
+)
 ids = st.integers(1, 2**53) | st.integers(1, 2**63 - 1).map(str)
 hosts = st.from_regex(r"[a-zA-Z][a-zA-Z0-9]{0,8}(\.[a-zA-Z][a-zA-Z0-9]{0,8}){1,2}", fullmatch=True)
 urls = st.builds(
@@ -79,6 +83,15 @@ valid = st.fixed_dictionaries(
         ),
     },
 )
+
+
+@given(impossible)
+@settings(deadline=None)
+def test_a_number_that_north_america_cannot_have_is_refused(number: str) -> None:
+    """However it is spelled; an account that holds it all the same shows it as it is."""
+    with pytest.raises(ValueError, match="must be a phone number"):
+        canonical.number(number)
+    assert canonical.lenient(canonical.number, number) == number
 
 
 @given(valid)
