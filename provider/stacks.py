@@ -5,6 +5,7 @@ Reading only. It never asks for secrets but those of the one stack that a comman
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from provider.errors import InvalidSettings, ProviderError
 from provider.settings import DEFAULT_URL, Settings, read_settings
 
 TYPE: Final = "pulumi-python:dynamic/callfire:Subscription"
+_CLI_TOOL: Final = Path(__file__).parents[1] / "tools" / "pulumi_cli.py"
 
 
 class StacksUnknown(ProviderError):  # noqa: N818 - as in errors.py
     """The stacks cannot be read, so nobody can say which subscriptions they hold."""
 
     advice = (
-        "Run the command where `pulumi stack ls` works: in the project's folder, with its backend and passphrase set."
+        "Run the command where `pulumi stack ls` shows it: in the project's folder, with backend and passphrase set."
     )
 
 
@@ -47,6 +49,25 @@ def held(exported: Mapping[str, Any]) -> dict[str, str]:
         for resource in deployment.get("resources") or []
         if resource["type"] == TYPE and resource.get("id") and not resource.get("external")
     }
+
+
+def pulumi_cli(cwd: Path | None, *words: str) -> str:
+    """Return what the Pulumi CLI prints in a folder; None is this one.
+
+    Raises:
+        StacksUnknown: it refuses, or is not there.
+    """
+    pulumi = shutil.which("pulumi")
+    if pulumi is None:
+        get = " ".join(shlex.quote(os.path.relpath(path)) for path in (sys.executable, _CLI_TOOL))
+        raise StacksUnknown("There is no Pulumi CLI on PATH.", f'Put it there: export PATH="$({get} path):$PATH"')
+    done = subprocess.run(  # noqa: S603 - the Pulumi CLI, with arguments of our own
+        [pulumi, *words, "--non-interactive"], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = " ".join((done.stderr or done.stdout).removeprefix("error: ").split())
+        raise StacksUnknown(f"`pulumi {' '.join(words)}` failed: {reason}.")
+    return done.stdout
 
 
 class Stacks:
@@ -132,20 +153,4 @@ class Stacks:
         return {name: entry["value"] for name, entry in values.items() if isinstance(entry.get("value"), str)}
 
     def _json(self, *arguments: str) -> Any:
-        pulumi = shutil.which("pulumi")
-        if pulumi is None:
-            raise StacksUnknown(
-                "There is no Pulumi CLI on PATH.",
-                f'Put it there: export PATH="$({sys.executable} tools/pulumi_cli.py path):$PATH"',
-            )
-        done = subprocess.run(  # noqa: S603 - the Pulumi CLI, with arguments of our own
-            [pulumi, *arguments, "--non-interactive"],
-            cwd=self._cwd,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            reason = " ".join(done.stderr.removeprefix("error: ").split())
-            raise StacksUnknown(f"`pulumi {' '.join(arguments)}` failed: {reason}.")
-        return json.loads(done.stdout)
+        return json.loads(pulumi_cli(self._cwd, *arguments))

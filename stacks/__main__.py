@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from stacks.check import NoConfigError, check, read_stack
+from provider.errors import ProviderError
+from stacks.check import check, read_stack
 
 
 @click.group()
@@ -24,7 +25,7 @@ def check_command(stack: str | None, *, as_json: bool) -> None:
     """
     try:
         kept = read_stack(stack)
-    except NoConfigError as error:
+    except ProviderError as error:
         raise click.ClickException(str(error)) from None
     findings = asyncio.run(check(kept))
     wrong = any(finding.wrong for finding in findings)

@@ -24,7 +24,7 @@ from hosting.server import examine
 from provider.account import account_of
 from provider.errors import InvalidSettings, ProviderError, TimedOut, Unavailable, Unreachable
 from provider.settings import read_settings
-from provider.stacks import held
+from provider.stacks import held, pulumi_cli
 from stacks.finding import Finding
 from stacks.overlap import also_posted, without_token
 from stacks.public import PATIENCE, PublicAddress, look_from_outside
@@ -34,10 +34,6 @@ NAMESPACE = "callfire-mail"
 POSTGRESQL = 5432
 WITHOUT_TOKEN = "0123456789abcdef"  # noqa: S105 - so that the forwarder looks at the other settings
 Config = Mapping[str, str]
-
-
-class NoConfigError(Exception):
-    """The stack's configuration can't be read; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +57,17 @@ def read_stack(stack: str | None) -> Stack:
     """Return a stack as it is kept.
 
     Raises:
-        NoConfigError: there is no such stack, or its passphrase is missing.
+        StacksUnknown: there is no such stack, its passphrase is missing, or there is no Pulumi CLI.
     """
-    chosen = ["--non-interactive", *(["--stack", stack] if stack else [])]
-    values = json.loads(pulumi_cli("config", "--json", "--show-secrets", *chosen))
-    name = pulumi_cli("stack", "--show-name", *chosen).strip()
+    chosen = ["--stack", stack] if stack else []
+    values = json.loads(pulumi_cli(PROJECT, "config", "--json", "--show-secrets", *chosen))
+    name = pulumi_cli(PROJECT, "stack", "--show-name", *chosen).strip()
     return Stack(
         name=name.rpartition("/")[2],  # a backend's may begin with its owner
         config={key: str(found.get("value", "")) for key, found in values.items()},
         secrets={key for key, found in values.items() if found.get("secret")},
-        held=held(json.loads(pulumi_cli("stack", "export", *chosen))),
+        held=held(json.loads(pulumi_cli(PROJECT, "stack", "export", *chosen))),
     )
-
-
-def pulumi_cli(*words: str) -> str:
-    """Return what the Pulumi CLI prints.
-
-    Raises:
-        NoConfigError: it refuses, or is not there.
-    """
-    try:
-        command = ["pulumi", *words]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
-    except FileNotFoundError:
-        raise NoConfigError(
-            "the Pulumi CLI is not on PATH. The project's set-up has one:\n"
-            '  export PATH="$(.venv/bin/python tools/pulumi_cli.py path):$PATH"'
-        ) from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().removeprefix("error: ")
-        raise NoConfigError(said or f"`pulumi {words[0]}` failed")
-    return done.stdout
 
 
 async def check(stack: Stack) -> list[Finding]:

@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,14 +199,24 @@ def test_what_is_counted_is_counted_in_words_that_fit(project: Project, sandbox:
     ]
 
 
-def test_without_the_cli_its_folder_is_told(project: Project) -> None:
-    """As commands that can be pasted, for the stacks' settings and for what they hold."""
+def test_without_the_cli_its_folder_is_told(project: Project, pulumi_cli: Path) -> None:
+    """As a command that can be pasted, wherever Python lies, for the stacks' settings and for what they hold."""
     (project.folder / "bin").mkdir()
+    environment = project.folder / "with space"
+    environment.symlink_to(ROOT / ".venv")
     for environ in ({}, {"CALLFIRE_LOGIN": ""}):
-        done = project.command("list", check=False, PATH=str(project.folder / "bin"), **environ)
-        assert "There is no Pulumi CLI on PATH. " in done.output
-        assert "tools/pulumi_cli.py path):$PATH" in done.output
-        assert "in the project's folder" not in done.output
+        done = subprocess.run(
+            [environment / "bin" / "python", "-m", "provider", "list"],
+            cwd=project.folder,
+            env=project.environ | {"PATH": str(project.folder / "bin")} | environ,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert "There is no Pulumi CLI on PATH. " in done.stderr
+        assert "in the project's folder" not in done.stderr
+        (told,) = re.findall(r"export PATH=.*:\$PATH\"", done.stderr)
+        assert project.shell(f'{told}; echo "$PATH"') == f"{pulumi_cli}:{project.environ['PATH']}\n"
 
 
 def test_sweep_goes_on_after_an_error(project: Project, sandbox: Sandbox, foreign: list[str]) -> None:

@@ -232,7 +232,7 @@ def test_without_the_cli_the_project_s_own_is_named(tmp_path: Path) -> None:
 
 
 def test_a_stack_that_does_not_exist_is_told_once(tmp_path: Path, pulumi_cli: Path) -> None:
-    """The CLI's sentence, with one `Error:` before it."""
+    """The CLI's sentence, with one `Error:` before it, and what to do."""
     done = run(
         {
             "PATH": f"{pulumi_cli}{os.pathsep}{os.environ['PATH']}",
@@ -240,7 +240,10 @@ def test_a_stack_that_does_not_exist_is_told_once(tmp_path: Path, pulumi_cli: Pa
             "PULUMI_HOME": str(tmp_path),
         }
     )
-    assert done.stderr == "Error: no stack named 'nonesuch' found\n"
+    assert done.stderr == (
+        "Error: `pulumi config --json --show-secrets --stack nonesuch` failed: no stack named 'nonesuch' found. Run "
+        "the command where `pulumi stack ls` shows it: in the project's folder, with backend and passphrase set.\n"
+    )
 
 
 def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
