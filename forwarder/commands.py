@@ -201,6 +201,8 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
     _say(f"last hour    {', '.join(f'{hour[kind]} {kind}' for kind in _KINDS if hour[kind]) or 'nothing'}")
 
 
+_NO_DELIVERY: Final = "Nothing is dead."
+_NO_POSTBACK: Final = "The quarantine is empty."
 _KINDS: Final = ("received", "duplicate", "ignored", "quarantined", "sent", "retried", "dead", "replayed", "dropped")
 
 
@@ -248,7 +250,7 @@ def dead_list(as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
             )
             for entry in entries
         ],
-        "Nothing is dead.",
+        _NO_DELIVERY,
     )
 
 
@@ -284,7 +286,7 @@ def dead_replay(text_ids: tuple[int, ...], everything: bool, recipient: str | No
     A running forwarder sends them within a second or two.
     """
     count = _ledger(load_place()).replay_dead(_which(text_ids, everything), recipient)
-    _done(as_json, {"replayed": count}, f"{_many(count, 'delivery', 'deliveries')} queued again")
+    _done(as_json, {"replayed": count}, _deliveries(count, "queued again", recipient))
 
 
 @dead.command("drop")
@@ -296,10 +298,10 @@ def dead_replay(text_ids: tuple[int, ...], everything: bool, recipient: str | No
 def dead_drop(text_ids: tuple[int, ...], everything: bool, recipient: str | None, yes: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
     """Give them up for good: nobody gets these mails."""
     ledger, which = _ledger(load_place()), _which(text_ids, everything)
-    if which is None and not yes:
-        click.confirm(f"Give up all {ledger.totals().dead} dead deliveries for good?", abort=True, err=True)
+    if which is None and not yes and (dead := ledger.totals().dead):
+        click.confirm(f"Give up all {dead} dead deliveries for good?", abort=True, err=True)
     count = ledger.drop_dead(which, recipient)
-    _done(as_json, {"dropped": count}, f"{_many(count, 'delivery', 'deliveries')} dropped")
+    _done(as_json, {"dropped": count}, _deliveries(count, "dropped", recipient))
 
 
 @main.group()
@@ -318,7 +320,7 @@ def quarantine_list(as_json: bool) -> None:  # noqa: FBT001 - click calls it by 
     _table(
         ("id", "came", "bytes", "reason"),
         [(str(each.id), _ago(each.received_at), str(each.size), each.reason) for each in found],
-        "The quarantine is empty.",
+        _NO_POSTBACK,
     )
 
 
@@ -362,10 +364,10 @@ def quarantine_replay(idents: tuple[int, ...], everything: bool, as_json: bool) 
 def quarantine_drop(idents: tuple[int, ...], everything: bool, yes: bool, as_json: bool) -> None:  # noqa: FBT001 - click calls it by name
     """Forget them."""
     ledger, which = _ledger(load_place()), _which(idents, everything)
-    if which is None and not yes:
-        click.confirm(f"Forget all {ledger.totals().quarantined} postbacks in quarantine?", abort=True, err=True)
+    if which is None and not yes and (held := ledger.totals().quarantined):
+        click.confirm(f"Forget all {held} postbacks in quarantine?", abort=True, err=True)
     count = ledger.drop_quarantined(which)
-    _done(as_json, {"dropped": count}, f"{_many(count, 'postback', 'postbacks')} dropped")
+    _done(as_json, {"dropped": count}, f"{_many(count, 'postback', 'postbacks')} dropped" if count else _NO_POSTBACK)
 
 
 @main.command()
@@ -454,6 +456,12 @@ def _ago(seconds: float) -> str:
 
 def _many(count: int, one: str, several: str) -> str:
     return f"{count} {one if count == 1 else several}"
+
+
+def _deliveries(count: int, done: str, recipient: str | None) -> str:
+    if not count:
+        return f"Nothing to {recipient} is dead." if recipient else _NO_DELIVERY
+    return f"{_many(count, 'delivery', 'deliveries')} {done}"
 
 
 def _done(as_json: bool, document: dict[str, Any], words: str) -> None:  # noqa: FBT001 - passed on

@@ -234,6 +234,16 @@ def test_a_drop_of_everything_asks_first(place: dict[str, str], dead: list[dict[
     assert "Nothing is dead." in run(place, "dead", "list").stdout
 
 
+def test_of_nothing_there_is_nothing_to_ask(place: dict[str, str], dead: list[dict[str, Any]]) -> None:
+    """Nor to count: that there is nothing is said."""
+    assert run(place, "quarantine", "drop", "--all").stdout == "The quarantine is empty.\n"
+    nobody = ("--recipient", "nobody@example.com")
+    assert run(place, "dead", "replay", "--all", *nobody).stdout == "Nothing to nobody@example.com is dead.\n"
+    answer(place, "dead", "drop", "--all", "--yes")
+    for verb in ("drop", "replay"):
+        assert run(place, "dead", verb, "--all").stdout == "Nothing is dead.\n"
+
+
 def test_what_cannot_be_done_is_said(place: dict[str, str], tmp_path: Path) -> None:
     """Names that are none, too few, too many; and an outbox that is not there."""
     assert "no delivery of text 7 is dead; nothing was changed" in run(place, "dead", "replay", "7", status=1).stderr
