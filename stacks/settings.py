@@ -32,6 +32,7 @@ from hosting.server import HTTPS, listen_stream, mistakes, public_url
 from hosting.ssh import NO_HOST, Access, check_known_host, is_host, parse_jump
 from provider.args import SubscriptionFilterArgs
 from provider.canonical import number
+from provider.imports import CONFIG_KEY
 from provider.settings import collect_settings
 
 PLAIN = "it is a secret: set it with `pulumi config set --secret`"
@@ -318,8 +319,8 @@ class StackSettings(BaseModel):
 
 
 def unknown(project: str) -> Iterator[Mistake]:
-    """Say which names of the configuration are no settings, of the program or of CallFire."""
-    known = {project: [to_camel(name) for name in StackSettings.model_fields], "callfire": CALLFIRE}
+    """Say which names of the configuration are no settings: of the program, of an import into it, or of CallFire."""
+    known = {project: [*map(to_camel, StackSettings.model_fields), CONFIG_KEY], "callfire": CALLFIRE}
     for key in sorted(CONFIG.get()):
         namespace, _, name = key.partition(":")
         if namespace in known and name not in known[namespace]:

@@ -1,13 +1,17 @@
 """The how-tos, typed as they stand: every program that they show, and every command."""
 
 import json
+import os
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox import Sandbox
-from tests.pulumi_kit import ROOT, Project
+from tests.journey.checkout import Checkout
+from tests.pulumi_kit import ROOT, Project, backend, credentials
 
 pytestmark = pytest.mark.timeout(300)  # a dozen commands of the CLI, on a busy machine
 DOCS = [ROOT / "docs" / "subscription.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -59,11 +63,45 @@ def test_every_program_of_the_handbook_works(project: Project, sandbox: Sandbox)
 def test_the_commands_of_importing_are_those_that_import_prints(project: Project, sandbox: Sandbox) -> None:
     """Which the tests of the commands run."""
     sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event="INBOUND_TEXT_FINISHED")
+    (project.folder / ".venv").symlink_to(ROOT / ".venv")
     look, bring, see = blocks(page("import-an-account"), "sh")
     for line in look.splitlines():
         told = project.shell(line)
     for line in (bring + see).splitlines():
         assert line in told
+
+
+def test_an_account_is_imported_into_this_project(
+    tmp_path: Path, free_ports: Callable[[int], list[int]], pulumi_cli: Path, sandbox: Sandbox
+) -> None:
+    """Beside what its program declares, and the program takes its new setting."""
+    (tmp_path / "checkout").mkdir()
+    checkout = Checkout(tmp_path / "checkout", free_ports(4))
+    environment = os.environ | backend(tmp_path, pulumi_cli) | credentials(sandbox)
+
+    def type_in(line: str, typed: str = "") -> str:
+        return subprocess.run(
+            ["bash", "-ec", line],
+            cwd=checkout.folder,
+            env=environment | {"PULUMI_OPTION_YES": "true", "PULUMI_OPTION_NON_INTERACTIVE": "true"},
+            input=typed,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+    type_in("pulumi stack init office")
+    type_in("pulumi config set hosting external")
+    type_in("pulumi config set --secret endpoint", ENDPOINT)
+    type_in("pulumi up --skip-preview")
+    sandbox.create_subscription(endpoint="https://crm.example.com/x", trigger_event="INBOUND_TEXT_FINISHED")
+    look, bring, see = blocks(page("import-an-account"), "sh")
+    for line in (look + bring).splitlines():
+        type_in(line)
+    with (checkout.folder / "__main__.py").open("a") as program:
+        program.write((checkout.folder / "imported" / "subscriptions.py").read_text())
+    type_in(see.replace("preview", "preview --expect-no-changes"))
+    assert "office: inbound-text " in type_in(look.splitlines()[0])
 
 
 def test_the_commands_of_the_rotation_are_those_that_its_test_runs() -> None:
