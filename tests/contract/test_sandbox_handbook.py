@@ -33,17 +33,16 @@ def table(heading: str) -> list[list[str]]:
 
 
 def program(*words: str, **options: Any) -> subprocess.Popen[str]:
-    """A program that finds `python` where these tests run."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, **options.pop("environment", {})}
+    """A program in the project's folder."""
+    environment = os.environ | options.pop("environment", {})
     return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 def test_it_starts_as_the_handbook_shows() -> None:
     """Line by line, on ports of the test's own."""
     first, *expected = blocks("console")[0].splitlines()
-    assert first == "$ python -m sandbox"
-    with program("python", "-m", "sandbox", "--port", "0", "--smtp-port", "0") as process:
+    assert first == "$ .venv/bin/python -m sandbox"
+    with program(*first.split()[1:], "--port", "0", "--smtp-port", "0") as process:
         assert process.stdout
         lines = [process.stdout.readline().rstrip("\n") for _ in expected]
         process.terminate()
