@@ -353,12 +353,10 @@ def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[Mistak
             yield missing, f"hosting `{given['hosting']}` needs {', '.join(missing)}"
     if given["hosting"] == "external":
         return
-    if given["smtpUsername"] and not given["smtpPassword"]:
-        yield ["smtpUsername"], "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`"
-    if given["smtpPassword"] is not None and not given["smtpUsername"]:
-        yield ["smtpUsername"], "smtpPassword needs smtpUsername"
-    if given["smtpPassword"] is not None and given["smtpSecurity"] == "none":
-        yield ["smtpSecurity"], "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
+    if given["endpoint"] is not None and not wrong & {"hosting", "endpoint"}:
+        what_to_do = "`pulumi config set hosting external`, or `pulumi config rm endpoint`"
+        yield ["endpoint"], f"endpoint is for hosting `external`, and hosting is `{given['hosting']}`: {what_to_do}"
+    yield from mail_login(given)
     if given["hosting"] == "server" and not wrong & {"routes", "contacts"}:
         files = [PROJECT / given[name] for name in ("routes", "contacts") if given[name]]
         if sum(file.stat().st_size for file in files) > MOST_SENT:
@@ -366,6 +364,16 @@ def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[Mistak
     if "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
         both = f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}"
         yield ["forwarderPort"], f"{both}: they must differ"
+
+
+def mail_login(given: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Say what is missing of the mail server's user and password, or too dangerous for it."""
+    if given["smtpUsername"] and not given["smtpPassword"]:
+        yield ["smtpUsername"], "smtpUsername needs smtpPassword: set it with `pulumi config set --secret smtpPassword`"
+    if given["smtpPassword"] is not None and not given["smtpUsername"]:
+        yield ["smtpUsername"], "smtpPassword needs smtpUsername"
+    if given["smtpPassword"] is not None and given["smtpSecurity"] == "none":
+        yield ["smtpSecurity"], "smtpSecurity `none` would send smtpPassword over plain text; use starttls or tls"
 
 
 def blank(value: object) -> bool:

@@ -86,6 +86,13 @@ def test_what_the_hosting_needs_is_asked_for() -> None:
         load({"hosting": "external"})
 
 
+def test_an_endpoint_beside_a_forwarder_of_the_stack_s_own_is_refused() -> None:
+    """It would stand in the forwarder's place, and none would be put up."""
+    (said,) = mistakes(GOOD | {"endpoint": "https://texts.example.com/postback/token"}, secrets=("endpoint",))
+    told = "endpoint is for hosting `external`, and hosting is `local`: "
+    assert said == f"{told}`pulumi config set hosting external`, or `pulumi config rm endpoint`"
+
+
 def test_a_secret_in_plain_text_is_refused() -> None:
     """What was set without --secret is a mistake, and its value is not repeated."""
     with pytest.raises(pulumi.RunError, match=r"smtpPassword: .*--secret") as raised:
