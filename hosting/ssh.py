@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import asyncssh
@@ -327,7 +327,9 @@ class Server:
                 " install a newer one and name it in serverPython"
             )
         if "not found" in complaint and python in complaint:
-            return f"Python is needed, and there is no {python}: install it with `sudo apt install python3`"
+            package = PurePosixPath(python).name
+            advice = "" if python == "python3" else ", or correct serverPython"
+            return f"Python is needed, and there is no {python}: install it with `sudo apt install {package}`{advice}"
         if "sudo" in complaint:
             return (
                 f"{user} may not use sudo without a password ({complaint.splitlines()[-1]}): allow it with a line such"

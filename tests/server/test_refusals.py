@@ -92,8 +92,9 @@ def test_a_user_without_sudo(props: Properties, machine: Machine) -> None:
 
 
 def test_no_python(props: Properties) -> None:
-    """An interpreter that is not there."""
-    assert "there is no python3.99" in refused(with_access(props, python="python3.99"))
+    """An interpreter that is not there: what was asked for is named, and not another one."""
+    said = refused(with_access(props, python="/usr/bin/python3.99"))
+    assert "there is no /usr/bin/python3.99: install it with `sudo apt install python3.99`, or correct server" in said
 
 
 def test_a_full_disk(props: Properties, machine: Machine) -> None:
