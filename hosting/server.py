@@ -490,7 +490,7 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: 
     if done["kept"]:
         reporter(host, props)(
             f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left});"
-            " installed there again, the forwarder mails it"
+            " installed there again, the forwarder mails what waits; what is dead or in quarantine can be replayed"
         )
     elif left:
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
