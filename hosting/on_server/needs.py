@@ -1,5 +1,6 @@
 """What the server must have before anything is changed: each lack is one sentence that says what to do."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -110,10 +111,38 @@ def certificate(request: dict[str, Any]) -> Iterator[str]:
     for path in missing:
         yield f"{path} is not there: put the certificate and its key on the server, or correct the setting"
     if paths and not missing:
+        shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths[0], paths[1])
+            shown.load_cert_chain(paths[0], paths[1])
         except (OSError, ValueError) as error:
             yield f"{paths[0]} and {paths[1]} are no certificate and its key: {error}"
+            return
+        domain = str(request["domain"])
+        wrong = domain and refusal(shown, paths[0], domain)
+        if wrong:
+            yield (
+                f"CallFire would refuse the certificate {paths[0]} ({wrong}): put one there that counts now for"
+                f" {domain}, or correct the setting"
+            )
+
+
+def refusal(shown: ssl.SSLContext, certificate_: Path, domain: str) -> str:
+    """Return why a client would refuse what is shown, whoever signed it: its names or its time; nothing if none would.
+
+    The two shake hands in memory: what else would read a certificate need not be on the server.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certificate_)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(back, there, server_hostname=domain), shown.wrap_bio(there, back, server_side=True)]
+    try:
+        for end in ends * 2:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLError as error:
+        return str(getattr(error, "verify_message", error)).rstrip(".")
+    return ""
 
 
 def caddy(request: dict[str, Any]) -> Iterator[str]:

@@ -30,7 +30,8 @@ from hosting.server import examine
 from hosting.ssh import Access
 told = json.load(sys.stdin)
 access = Access(**told["access"])
-words = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
+words = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": []}
+words |= {"caddy": False, "reach": []}
 print(asyncio.run(examine("production", told["host"], access, **words))[0]["python"])
 """
 
@@ -54,7 +55,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def log_in(machine: Machine, host: str = "", **access: Any) -> list[str]:
     """Log in as a user with sudo, with the machine's key and pins unless told otherwise; return what it lacks."""
     told = {"user": "deploy", "key_file": machine.key, "known_hosts": tuple(machine.known_hosts), **access}
-    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
+    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": [], "caddy": False}
+    words["reach"] = []
     return asyncio.run(examine("production", host or machine.ip, Access(**told), **words))[1]
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.conftest import Servers
 from tests.server.kit import Properties, declared, sink_at
 from tests.server.machine import Machine
-from tests.server.names import PLAIN_SERVER
+from tests.server.names import PLAIN_SERVER, certificate
 
 provider = ServerForwarderProvider()
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
@@ -132,6 +133,27 @@ def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, p
         assert f"port {port} {purpose}, and python3 has it: stop that, or choose another port" in refused(props)
     finally:
         machine.run("systemctl stop taken")
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "why"),
+    [
+        ("other.example.com", 2, "Hostname mismatch, certificate is not valid for 'texts.example.com'"),
+        ("texts.example.com", -1, "certificate has expired"),
+    ],
+)
+def test_a_certificate_that_would_be_refused(  # noqa: PLR0913, PLR0917 - fixtures
+    machine: Machine, sink: MailSink, tmp_path: Path, name: str, days: int, why: str
+) -> None:
+    """Another's, or one that counts no longer, whoever signed it."""
+    authority = certificate(tmp_path, "authority")
+    file = certificate(tmp_path, name, days=days, authority=authority)
+    (machine.root / "etc/ssl/texts.pem").write_bytes(file.read_bytes())
+    paths = ["/etc/ssl/texts.pem"] * 2
+    said = refused(
+        declared(machine, sink=sink, tls="files", domain="texts.example.com", certificate=paths, listen="443")
+    )
+    assert f"CallFire would refuse the certificate /etc/ssl/texts.pem ({why}): put one there that counts now" in said
 
 
 def test_what_tls_needs(machine: Machine, sink: MailSink) -> None:

@@ -37,6 +37,9 @@ def test_a_certificate_that_is_given(machine: Machine, sink: MailSink, tmp_path:
             machine.run("systemctl restart callfire-mail-production.service")
     load.check(sink)
     assert not provider.diff("id", read(provider, dict(outputs)), props).changes
+    machine.run(SELF_SIGNED.replace(DOMAIN, "other.example.com"))
+    with pytest.raises(ServerError, match=rf"nothing was changed:\n.*CallFire would refuse the certificate {paths[0]}"):
+        provider.update("id", dict(outputs), props | {"tokens": [TOKEN, "0" * 32]})
     provider.delete("id", dict(outputs))
 
 
