@@ -47,9 +47,8 @@ def serve(request: dict[str, Any], places: Places, *, settled: bool) -> None:
 
 
 def go_on(site: str | None, request: dict[str, Any]) -> str | None:
-    """Return a site that is there as it goes on: it passes posts to where the forwarder listens now."""
-    listen = str(request["listen"])
-    upstream = listen if ":" in listen else f"127.0.0.1:{listen}"
+    """Return a site that is there as it goes on: it passes posts to where the declared one does."""
+    [upstream] = re.findall(r"reverse_proxy (\S+)", request["site"])
     return site and re.sub(r"(?<=reverse_proxy )\S+", upstream, site)
 
 

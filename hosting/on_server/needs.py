@@ -65,13 +65,13 @@ def room(request: dict[str, Any], places: Places) -> Iterator[str]:
 
 def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
     """The ports, which must be free or ours already."""
-    public = int(str(request["listen"]).rpartition(":")[2])
+    public, admin = str(request["listen"]).rpartition(":")[2], int(request["admin_port"])  # or the path of a socket
     ours = re.search(rf"^ListenStream=(.*:)?{public}$", read(places.socket) or "", re.MULTILINE)  # on any address
     wanted: dict[int, tuple[str, set[str]]] = {}
-    if not (ours and systemd.active(f"{places.unit}.socket")):
-        wanted[public] = ("takes postbacks", set())
+    if public.isdecimal() and not (ours and systemd.active(f"{places.unit}.socket")):
+        wanted[int(public)] = ("takes postbacks", set())
     if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
-        wanted[int(request["admin_port"])] = ("is the admin port", set())
+        wanted[admin] = ("is the admin port", set())
     if request["site"]:
         wanted |= {80: ("is for Caddy", {"caddy"}), 443: ("is for Caddy", {"caddy"})}
     taken = listeners(set(wanted))

@@ -5,10 +5,11 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hosting.server import ServerForwarderProvider
+from hosting.server import ServerForwarderProvider, listen_stream
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.authority import pebble
@@ -17,6 +18,7 @@ from tests.server.machine import Machine
 
 provider = ServerForwarderProvider()
 DOMAIN = "texts.example.com"
+SITE = "/etc/caddy/callfire-mail-production.caddy"
 SELF_SIGNED = (
     f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
     " -keyout /etc/ssl/texts.key -out /etc/ssl/texts.pem"
@@ -61,9 +63,9 @@ def caddy(machine: Machine, authority: tuple[str, Path]) -> None:
         pytest.skip(f"Caddy can't be installed: {error}")
 
 
-def behind_caddy(machine: Machine, sink: MailSink, directory: str, **changes: str) -> Properties:
+def behind_caddy(machine: Machine, sink: MailSink, directory: str, **changes: Any) -> Properties:
     """What the program declares."""
-    usual = {"tls": "acme", "domain": DOMAIN, "acme_directory": directory, "listen": "127.0.0.1:8710"}
+    usual = {"tls": "acme", "domain": DOMAIN, "acme_directory": directory, "listen": ""}
     return declared(machine, sink=sink, **(usual | changes))
 
 
@@ -124,7 +126,8 @@ def test_the_former_domain_answers_until_callfire_knows_the_new_one(
             provider.update("id", outputs, nowhere)
         load.check(sink)
     assert not provider.diff("id", read(provider, outputs), props).changes
-    moved = behind_caddy(machine, sink, directory, domain="new.example.com", listen="127.0.0.1:8720")
+    machine.run(f"sed -i 's#reverse_proxy unix/[^ ]*#reverse_proxy 127.0.0.1:8710#' {SITE}")  # as a former release did
+    moved = behind_caddy(machine, sink, directory, domain="new.example.com")
     outputs = dict(provider.update("id", outputs, moved).outs or {})
     assert not provider.diff("id", read(provider, outputs), moved).changes
     with Load(lambda: (machine.ip, 443), first=4_000_000, threads=1, tls=context, domain=DOMAIN) as former:
@@ -138,6 +141,33 @@ def test_the_former_domain_answers_until_callfire_knows_the_new_one(
     assert machine.run("ls /etc/caddy").split() == ["Caddyfile", "callfire-mail-production.caddy"]
     provider.delete("id", outputs)
     assert machine.run("ls /etc/caddy") == "Caddyfile"
+
+
+@pytest.mark.usefixtures("caddy")
+def test_another_port_behind_caddy_loses_nothing(
+    machine: Machine, sink: MailSink, authority: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There and back: the port that takes postbacks elsewhere is none here, and the admin port is another matter."""
+    directory, root = authority
+    ports = [
+        {"listen": listen_stream("acme", "127.0.0.1", number), "settings": {"FORWARDER_ADMIN_PORT": str(number + 1)}}
+        for number in (8710, 8720)
+    ]
+    props, moved = (behind_caddy(machine, sink, directory, **changes) for changes in ports)
+    outputs = dict(provider.create(props).outs or {})
+    capsys.readouterr()
+    context = ssl.create_default_context(cafile=str(root))
+    with Load(lambda: (machine.ip, 443), first=6_000_000, tls=context, domain=DOMAIN) as load:
+        for _ in range(2):
+            outputs = dict(provider.update("id", outputs, moved).outs or {})
+            load.wait_for(50)
+            outputs = dict(provider.update("id", outputs, props).outs or {})
+            load.wait_for(50)
+    load.check(sink)
+    assert "waiting for a certificate" not in capsys.readouterr().out
+    assert not provider.diff("id", read(provider, outputs), props).changes
+    provider.delete("id", outputs)
+    assert machine.run("ls /run/callfire-mail-*.sock", check=False) == ""
 
 
 @pytest.mark.usefixtures("caddy")
