@@ -19,6 +19,8 @@ WITHOUT_CADDY = "22.04"
 CADDYS_OWN = "install it from Caddy's own archive (https://caddyserver.com/docs/install#debian-ubuntu-raspbian)"
 ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
 ROOM_FOR_THE_OUTBOX = 100  # MB
+OF_A_STACK = "the forwarder"
+CADDYS = {80, 443, 2019}  # HTTP, HTTPS, and where it is told to read its files again
 ANSWERS_WITHIN = 10.0  # seconds
 
 
@@ -73,11 +75,14 @@ def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
     if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
         wanted[admin] = ("is the admin port", set())
     if request["site"]:
+        if admin in CADDYS:
+            yield f"forwarderAdminPort {admin} is Caddy's own with tls `acme`: choose another port"
         wanted |= {80: ("is for Caddy", {"caddy"}), 443: ("is for Caddy", {"caddy"})}
     taken = listeners(set(wanted))
     for port, (purpose, allowed) in sorted(wanted.items()):
         if port in taken and taken[port] not in allowed:
-            yield f"port {port} {purpose}, and {taken[port]} has it: stop that, or choose another port"
+            advice = "choose another port" if OF_A_STACK in taken[port] else "stop that, or choose another port"
+            yield f"port {port} {purpose}, and {taken[port]} has it: {advice}"
 
 
 def listeners(ports_: set[int]) -> dict[int, str]:
@@ -95,12 +100,13 @@ def listeners(ports_: set[int]) -> dict[int, str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             names = {str(link.readlink()) for link in (process / "fd").iterdir()}
-            program = (process / "comm").read_text().strip()
+            unit = re.search(r"/(callfire-mail-.+)\.service$", (process / "cgroup").read_text(), re.MULTILINE)
+            program = f"{OF_A_STACK} {unit[1]}" if unit else (process / "comm").read_text().strip()
         except OSError:  # it has ended
             continue
         for inode in names & inodes.keys():
             if found[inodes[inode]] == "another program" or program != "systemd":
-                found[inodes[inode]] = f"{program}"
+                found[inodes[inode]] = program
     return found
 
 

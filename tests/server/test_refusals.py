@@ -135,6 +135,26 @@ def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, p
         machine.run("systemctl stop taken")
 
 
+def test_the_ports_of_another_stack(props: Properties, machine: Machine, sink: MailSink) -> None:
+    """Whose they are is said, and not how a program is called; nobody is told to stop it."""
+    outputs = dict(provider.create(props).outs or {})
+    try:
+        said = refused(declared(machine, sink=sink, name="office", tokens=["0" * 32]))
+    finally:
+        provider.delete("id", outputs)
+    for port, purpose in ((8710, "takes postbacks"), (8711, "is the admin port")):
+        of = "the forwarder callfire-mail-production has it"
+        assert f"port {port} {purpose}, and {of}: choose another port\n" in f"{said}\n"
+
+
+@pytest.mark.parametrize("port", [80, 443, 2019])
+def test_the_ports_of_caddy(machine: Machine, sink: MailSink, port: int) -> None:
+    """They are not for the forwarder behind it, before anybody listens there."""
+    admin = {"FORWARDER_ADMIN_PORT": str(port)}
+    said = refused(declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="", settings=admin))
+    assert f"forwarderAdminPort {port} is Caddy's own with tls `acme`: choose another port" in said
+
+
 @pytest.mark.parametrize(
     ("name", "days", "why"),
     [
