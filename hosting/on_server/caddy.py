@@ -52,10 +52,18 @@ def go_on(site: str | None, request: dict[str, Any]) -> str | None:
     return site and re.sub(r"(?<=reverse_proxy )\S+", upstream, site)
 
 
-def domains(site: str) -> list[str]:
-    """Return the domains of a site."""
-    [names, *_] = re.findall(r"^([^#\s].*) \{$", site, re.MULTILINE) or [""]
-    return re.findall(r"[^,\s]+", names)
+def domains(text: str) -> set[str]:
+    """Return the domains of the sites in a file of Caddy's."""
+    heads = " ".join(re.findall(r"^([^#\s].*)[{,]\s*$", text, re.MULTILINE))
+    return {re.sub(r"^https://|:443$", "", name) for name in re.findall(r"[^,\s]+", heads)}
+
+
+def served_by(domain: str, places: Places) -> Path | None:
+    """Return the file of another site of this domain, if Caddy has one."""
+    patterns = re.findall(r"^\s*import\s+(\S+)", read(CADDYFILE) or "", re.MULTILINE)
+    imported = {file for pattern in patterns for file in Path("/").glob(str(CADDYFILE.parent / pattern)[1:])}
+    others = {CADDYFILE, *imported} - {places.site, places.former_site}
+    return next((file for file in sorted(others) if file.is_file() and domain in domains(read(file) or "")), None)
 
 
 def put(sites: Mapping[Path, str | None]) -> None:

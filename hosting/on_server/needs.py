@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hosting.on_server import owner, releases, systemd
+from hosting.on_server.caddy import served_by
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -28,7 +29,7 @@ def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
     found = [*system(), *room(request, places), *owner.refusal(request, places)]
     if not found:
-        found = [*ports(request, places), *certificate(request), *caddy(request)]
+        found = [*ports(request, places), *certificate(request), *caddy(request, places)]
     return [*found, *reach(request)]
 
 
@@ -151,7 +152,7 @@ def refusal(shown: ssl.SSLContext, certificate_: Path, domain: str) -> str:
     return ""
 
 
-def caddy(request: dict[str, Any]) -> Iterator[str]:
+def caddy(request: dict[str, Any], places: Places) -> Iterator[str]:
     """Caddy, where it is to get the certificate."""
     if not request["site"]:
         return
@@ -164,6 +165,12 @@ def caddy(request: dict[str, Any]) -> Iterator[str]:
             yield f"tls `acme` needs Caddy as a service of systemd: {advice}"
     except FailedError:
         yield f"tls `acme` needs Caddy on the server: {advice}"
+    domain = str(request["domain"])
+    other = served_by(domain, places)
+    if other:
+        stack = re.fullmatch(r"callfire-mail-([^.]+).*\.caddy", other.name)
+        whose = f"stack {stack[1]}" if stack else "another site of Caddy's"
+        yield f"{domain} is served by {whose} there ({other}): choose another domain, or take it away there"
 
 
 def reach(request: dict[str, Any]) -> Iterator[str]:

@@ -171,6 +171,27 @@ def test_another_port_behind_caddy_loses_nothing(
 
 
 @pytest.mark.usefixtures("caddy")
+def test_a_domain_that_caddy_serves_for_another(machine: Machine, sink: MailSink, authority: tuple[str, Path]) -> None:
+    """A stack, or a site of the operator's: whose it is is said before anything is changed."""
+    machine.run("echo 'https://own.example.com {\n respond hello\n}' >> /etc/caddy/Caddyfile")
+    outputs = dict(provider.create(behind_caddy(machine, sink, authority[0])).outs or {})
+    usual = {"name": "office", "tls": "acme", "listen": "", "tokens": ["0" * 32]}
+    served = {
+        DOMAIN: f"stack production there ({SITE})",
+        "own.example.com": "another site of Caddy's there (/etc/caddy/",
+    }
+    try:
+        for domain, whose in served.items():
+            office = declared(machine, sink=sink, domain=domain, settings={"FORWARDER_ADMIN_PORT": "8721"}, **usual)
+            with pytest.raises(ServerError, match=re.escape(f"{domain} is served by {whose}")) as raised:
+                provider.create(office)
+            assert "nothing was changed" in str(raised.value)
+    finally:
+        provider.delete("id", outputs)
+        machine.run("sed -i '/own.example.com/,$d' /etc/caddy/Caddyfile")
+
+
+@pytest.mark.usefixtures("caddy")
 def test_a_certificate_that_never_comes(
     machine: Machine, sink: MailSink, authority: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
