@@ -5,10 +5,12 @@ config ─▶ forwarder, healthy at URL/postback/TOKEN ─▶ one Subscription p
 
 import pulumi
 
+from hosting.engine import end_with_the_cli
 from provider import Subscription
 from stacks.placement import place_forwarder
 from stacks.settings import StackSettings
 
+end_with_the_cli()
 settings = StackSettings.load(pulumi.Config(), pulumi.get_stack())
 forwarder = place_forwarder(settings, pulumi.get_stack())
 

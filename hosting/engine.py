@@ -1,4 +1,4 @@
-"""What the SDK's server of dynamic providers (`python -m pulumi.dynamic`) lacks when its CLI is gone: an end."""
+"""What a program and the SDK's server of dynamic providers (`python -m pulumi.dynamic`) lack without a CLI: an end."""
 
 import os
 import select
@@ -10,14 +10,19 @@ WATCH = "end-with-the-engine"  # the name of the thread; resources of several ki
 
 
 def end_with_the_engine() -> None:
-    """End this process when the CLI is gone; it reads our standard output, so its end shows.
+    """End the server when the CLI is gone; does nothing in any other process.
 
-    After `kill -9` of the CLI the server would go on: it could send a server what the next `pulumi up` has long
+    After `kill -9` of the CLI it would go on: it could send a server what the next `pulumi up` has long
     replaced, or the next `pulumi destroy` removed. What a server was sent before, it brings to its end by itself, and
-    the next deployment waits for that. Does nothing in any other process.
+    the next deployment waits for that.
     """
-    in_server = hasattr(sys.modules["__main__"], "DynamicResourceProviderServicer")
-    if in_server and hasattr(select, "poll") and not any(thread.name == WATCH for thread in threading.enumerate()):
+    if hasattr(sys.modules["__main__"], "DynamicResourceProviderServicer"):
+        end_with_the_cli()
+
+
+def end_with_the_cli() -> None:
+    """End this process, which the CLI started, when it is gone; it reads our standard output, so its end shows."""
+    if hasattr(select, "poll") and not any(thread.name == WATCH for thread in threading.enumerate()):
         threading.Thread(target=exit_when_nobody_listens, name=WATCH, daemon=True).start()
 
 

@@ -34,7 +34,16 @@ from hosting.ssh import (
     connect,
     is_host,
 )
-from hosting.unit import CONTENT, Service, caddy_site, command, operator_command, service_unit, socket_unit
+from hosting.unit import (
+    CONTENT,
+    Service,
+    caddy_site,
+    caddys_socket,
+    command,
+    operator_command,
+    service_unit,
+    socket_unit,
+)
 
 DECLARED = (
     *(
@@ -168,13 +177,14 @@ def name_mistake(name: str) -> str:
 def declare(props: Mapping[str, Any]) -> Properties:
     """Return what is to be in force on a server: the words in which `on_server` says what is."""
     service = describe(props)
-    upstream = props["listen"] if ":" in props["listen"] else f"127.0.0.1:{props['listen']}"
     return {
         "release": props["release"],
         "service": service_unit(service),
         "socket": socket_unit(service),
         "command": operator_command(service),
-        "site": caddy_site(props["domain"], upstream, props["acme_directory"]) if props["tls"] == "acme" else "",
+        "site": caddy_site(props["domain"], f"unix/{service.listen}", props["acme_directory"])
+        if props["tls"] == "acme"
+        else "",
         "drop_ins": {},
         "settings": props["settings"],
         "secrets": dict.fromkeys([*props["secrets"], TOKENS], AS_DECLARED),
@@ -187,7 +197,7 @@ def describe(props: Mapping[str, Any], *, trial: bool = False) -> Service:
     service = Service(
         name=props["name"],
         release=props["release"],
-        listen=props["listen"],
+        listen=props["listen"] or caddys_socket(props["name"]),
         credentials=tuple(sorted([*props["settings"], *props["secrets"], TOKENS])),
         certificate=(props["certificate"][0], props["certificate"][1]) if props["tls"] == "files" else None,
     )
@@ -249,7 +259,7 @@ def request(props: Mapping[str, Any], verb: str) -> Properties:
         "verb": verb,
         "name": props["name"],
         "release": props["release"],
-        "listen": props["listen"],
+        "listen": describe(props).listen,
         "admin_port": props["settings"]["FORWARDER_ADMIN_PORT"],
         "certificate": props["certificate"],
         "domain": props["domain"],
@@ -304,6 +314,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     *,
     listen: str,
     admin_port: int,
+    domain: str,
     certificate: Sequence[str],
     caddy: bool,
     reach: Sequence[tuple[str, str, int]],
@@ -319,8 +330,9 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "wait": False,
         "name": service,
         "release": releases.name(),
-        "listen": listen,
+        "listen": listen or caddys_socket(service),
         "admin_port": admin_port,
+        "domain": domain,
         "certificate": list(certificate),
         "site": "wanted" if caddy else "",
         "reach": reach,
@@ -335,8 +347,11 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
 
 
 def listen_stream(tls: Tls, host: str, port: int) -> str:
-    """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy."""
-    return str(port) if tls == "files" else f"{bracketed(host) if tls == 'none' else '127.0.0.1'}:{port}"
+    """Return what the kernel is to listen on: everywhere, where the forwarder itself is public; else for the proxy.
+
+    With Caddy it is no port, so nothing.
+    """
+    return {"acme": "", "files": str(port), "none": f"{bracketed(host)}:{port}"}[tls]
 
 
 def public_url(domain: str, port: int) -> str:
@@ -491,7 +506,7 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: 
     if done["kept"]:
         reporter(host, props)(
             f"kept {PurePosixPath(done['kept'])}, which holds what was not delivered ({left});"
-            " installed there again, the forwarder mails it"
+            " installed there again, the forwarder mails what waits; what is dead or in quarantine can be replayed"
         )
     elif left:
         reporter(host, props)(f"removed what was not delivered ({left}) with the outbox and its copies, as purge says")
@@ -542,7 +557,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         tls: `acme` (Caddy gets and renews a certificate of `domain`), `files` (the forwarder speaks TLS itself, with
             `certificate`: the paths of certificate and key there), or `none` (behind a proxy of yours).
         host: the address that it listens on, with tls `none`.
-        port: the port that it listens on: the public one with tls `files`, else one behind the proxy.
+        port: the port that it listens on: the public one with tls `files`, one behind the proxy with `none`.
         url: its public address, where that is not `https://DOMAIN`.
         acme_directory: the certificate authority, if not Let's Encrypt.
         settings: environment variables of `docs/forwarder.md`.

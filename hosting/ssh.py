@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import asyncssh
@@ -209,18 +209,15 @@ async def open_connection(  # noqa: PLR0913 - the address, and how patient one i
     waited_for = ""
     name = {"username": user} if user else {}
     kinds: dict[str, str] = {}
+    asked_any = False
     while True:
         try:
             return await asyncssh.connect(host, port, **name, **options, **kinds)
         except asyncssh.HostKeyNotVerifiable:
-            there = " (on the jump host)" if "tunnel" in options else ""
-            known = any(options["known_hosts"].match(host, "", port if port != 22 else None))  # noqa: PLR2004 - SSH
-            state = "is not the one that is known. If the server was set up again" if known else "is not known yet"
-            between = "; otherwise somebody stands in between" if known else ""
-            raise LoginError(
-                f"SSH to {host}: its host key {state}, compare `ssh-keyscan -p {port} {host}`{there} with what its"
-                f" provider shows and put it into serverHostKeys (or ~/.ssh/known_hosts){between}. Nothing was sent."
-            ) from None
+            if not kinds:
+                raise other_key(host, port, options) from None
+            # It showed a key of another kind because it was asked for any; a loss before may have had other reasons.
+            kinds, asked_any = {}, True
         except asyncssh.PermissionDenied:
             raise LoginError(
                 f"SSH to {host}: the login as {user or 'the user of this machine'} was refused: put the public key into"
@@ -228,6 +225,8 @@ async def open_connection(  # noqa: PLR0913 - the address, and how patient one i
             ) from None
         except (OSError, asyncssh.Error) as error:
             lost = isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed | ConnectionResetError)
+            if lost and asked_any:
+                raise other_key(host, port, options) from None
             if lost and not kinds:
                 # So it ends where a server has no key of a kind that is known of it: asked for any, it shows one.
                 kinds = {"server_host_key_algs": "default"}
@@ -242,6 +241,18 @@ async def open_connection(  # noqa: PLR0913 - the address, and how patient one i
                 progress(f"waiting for SSH to {host} ({reason})")
                 waited_for = reason
             await asyncio.sleep(RETRY_AFTER)
+
+
+def other_key(host: str, port: int, options: Mapping[str, Any]) -> LoginError:
+    """Return that a server has not shown a key that is known of it."""
+    there = " (on the jump host)" if "tunnel" in options else ""
+    known = any(options["known_hosts"].match(host, "", port if port != 22 else None))  # noqa: PLR2004 - SSH
+    state = "is not the one that is known. If the server was set up again" if known else "is not known yet"
+    between = "; otherwise somebody stands in between" if known else ""
+    return LoginError(
+        f"SSH to {host}: its host key {state}, compare `ssh-keyscan -p {port} {host}`{there} with what its provider"
+        f" shows and put it into serverHostKeys (or ~/.ssh/known_hosts){between}. Nothing was sent."
+    )
 
 
 def reason_of(error: OSError | asyncssh.Error) -> str:
@@ -316,7 +327,9 @@ class Server:
                 " install a newer one and name it in serverPython"
             )
         if "not found" in complaint and python in complaint:
-            return f"Python is needed, and there is no {python}: install it with `sudo apt install python3`"
+            package = PurePosixPath(python).name
+            advice = "" if python == "python3" else ", or correct serverPython"
+            return f"Python is needed, and there is no {python}: install it with `sudo apt install {package}`{advice}"
         if "sudo" in complaint:
             return (
                 f"{user} may not use sudo without a password ({complaint.splitlines()[-1]}): allow it with a line such"

@@ -11,6 +11,9 @@ from pathlib import PurePosixPath
 
 PREFIX = "callfire-mail-"
 CONTENT = "file."
+UNIX = """\
+SocketMode=0666
+RemoveOnStop=yes"""
 PROCESS = "PROCESS"  # stands for the number of one, which only the shell knows
 RELEASES = PurePosixPath("/opt/callfire-mail")
 SETTINGS = PurePosixPath("/etc/callfire-mail")
@@ -182,12 +185,20 @@ Description=callfire-mail {service.name}: where texts arrive
 ListenStream={service.listen}
 NoDelay=true
 Backlog=4096
-SocketMode=0600
+{UNIX if service.listen.startswith("/") else "SocketMode=0600"}
 TriggerLimitIntervalSec=0
 
 [Install]
 WantedBy=sockets.target
 """
+
+
+def caddys_socket(name: str) -> str:
+    """Return where Caddy finds a forwarder: no port, which another may have or which may change under what arrives.
+
+    Like a port of the loopback interface it is for every program of the server.
+    """
+    return f"/run/{PREFIX}{name}.sock"
 
 
 def caddy_site(domain: str, upstream: str, acme_directory: str) -> str:

@@ -200,6 +200,9 @@ async def servers(stack: Stack, settings: StackSettings) -> list[tuple[bool, Fin
 
 async def server(stack: str, host: str, settings: StackSettings, config: Config) -> tuple[bool, Finding]:
     """Log in to a server and ask it for what it lacks; tell first whether it answered."""
+    domain = ""
+    with contextlib.suppress(WrongSettingError):
+        domain = settings.domain
     try:
         access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
         facts, lacks = await examine(
@@ -208,6 +211,7 @@ async def server(stack: str, host: str, settings: StackSettings, config: Config)
             access,
             listen=settings.listen(),
             admin_port=settings.forwarder_admin_port,
+            domain=domain,
             certificate=[settings.tls_certificate, settings.tls_key] if settings.tls == "files" else [],
             caddy=settings.tls == "acme",
             reach=elsewhere(settings, config),

@@ -240,12 +240,19 @@ class Running:
 
     def providers(self) -> list[psutil.Process]:
         """The provider processes that the CLI started."""
-        return [process for process in self._session() if "pulumi.dynamic" in _command_line(process)]
+        return self._started("pulumi.dynamic")
 
-    def wait_for_providers_end(self, seconds: float = 60.0) -> None:
+    def wait_for_providers_end(self) -> None:
         """Wait until they have ended by themselves."""
+        self._wait_for_end("pulumi.dynamic")
+
+    def wait_for_programs_end(self) -> None:
+        """Wait until the program of the project has ended by itself."""
+        self._wait_for_end("pulumi-language-python-exec")
+
+    def _wait_for_end(self, word: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
-        while left := self.providers():
+        while left := self._started(word):
             assert time.monotonic() < deadline, f"still there: {left}"
             psutil.wait_procs(left, timeout=0.05)
 
@@ -255,6 +262,9 @@ class Running:
         for process in self._session():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def _started(self, word: str) -> list[psutil.Process]:
+        return [process for process in self._session() if word in " ".join(_command_line(process))]
 
     def _session(self) -> list[psutil.Process]:
         found = []

@@ -6,6 +6,7 @@ beside the new one (`Places.former_site`), and the next change of the forwarder 
 
 import contextlib
 import http.client
+import json
 import re
 import ssl
 import time
@@ -46,16 +47,23 @@ def serve(request: dict[str, Any], places: Places, *, settled: bool) -> None:
 
 
 def go_on(site: str | None, request: dict[str, Any]) -> str | None:
-    """Return a site that is there as it goes on: it passes posts to where the forwarder listens now."""
-    listen = str(request["listen"])
-    upstream = listen if ":" in listen else f"127.0.0.1:{listen}"
+    """Return a site that is there as it goes on: it passes posts to where the declared one does."""
+    [upstream] = re.findall(r"reverse_proxy (\S+)", request["site"])
     return site and re.sub(r"(?<=reverse_proxy )\S+", upstream, site)
 
 
-def domains(site: str) -> list[str]:
-    """Return the domains of a site."""
-    [names, *_] = re.findall(r"^([^#\s].*) \{$", site, re.MULTILINE) or [""]
-    return re.findall(r"[^,\s]+", names)
+def domains(text: str) -> set[str]:
+    """Return the domains of the sites in a file of Caddy's."""
+    heads = " ".join(re.findall(r"^([^#\s].*)[{,]\s*$", text, re.MULTILINE))
+    return {re.sub(r"^https://|:443$", "", name) for name in re.findall(r"[^,\s]+", heads)}
+
+
+def served_by(domain: str, places: Places) -> Path | None:
+    """Return the file of another site of this domain, if Caddy has one."""
+    patterns = re.findall(r"^\s*import\s+(\S+)", read(CADDYFILE) or "", re.MULTILINE)
+    imported = {file for pattern in patterns for file in Path("/").glob(str(CADDYFILE.parent / pattern)[1:])}
+    others = {CADDYFILE, *imported} - {places.site, places.former_site}
+    return next((file for file in sorted(others) if file.is_file() and domain in domains(read(file) or "")), None)
 
 
 def put(sites: Mapping[Path, str | None]) -> None:
@@ -104,22 +112,38 @@ def withdraw(places: Places) -> None:
 
 def wait_for_https(domain: str) -> None:
     """Return when the domain answers here with a certificate that the server trusts."""
-    say(doing=f"waiting for a certificate of {domain}")
     started, deadline = time.time(), time.monotonic() + CERTIFICATE_WITHIN
-    trouble = ""
-    while time.monotonic() < deadline:
-        try:
-            status, _ = ask(here(domain), "GET", "/healthz")
-            if status == HTTPStatus.OK:
-                return
-            trouble = f"https://{domain}/healthz answers {status}"
-        except (OSError, http.client.HTTPException) as error:
-            trouble = str(error)
+    waiting = False
+    while trouble := unanswered(domain):
+        if time.monotonic() > deadline:
+            raise FailedError(
+                f"there is no certificate for {domain} after {CERTIFICATE_WITHIN:.0f} seconds:"
+                f" {complaint(domain, systemd.last_words('caddy', started)) or trouble}. Its DNS name must point to"
+                " this server, and ports 80 and 443 be open; `journalctl -u caddy` there tells more"
+            )
+        if not waiting:
+            say(doing=f"waiting for a certificate of {domain}")
+        waiting = True
         time.sleep(0.1)
-    raise FailedError(
-        f"there is no certificate for {domain} after {CERTIFICATE_WITHIN:.0f} seconds ({trouble}): its DNS name must"
-        f" point to this server, and ports 80 and 443 be open. Caddy says:\n{systemd.last_words('caddy', started)}"
-    )
+
+
+def unanswered(domain: str) -> str:
+    """Return why the domain does not answer here as it is to; nothing when it does."""
+    try:
+        status, _ = ask(here(domain), "GET", "/healthz")
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or "no answer"
+    return "" if status == HTTPStatus.OK else f"https://{domain}/healthz answers {status}"
+
+
+def complaint(domain: str, words: str) -> str:
+    """Return the last error about a domain in these lines of Caddy's log; nothing, if there is none."""
+    for line in reversed(words.splitlines()):
+        with contextlib.suppress(ValueError):
+            error = json.loads(line).get("error")
+            if error and domain in line:
+                return f"Caddy says: {error}"
+    return ""
 
 
 def here(domain: str) -> http.client.HTTPSConnection:

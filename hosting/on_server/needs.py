@@ -1,5 +1,6 @@
 """What the server must have before anything is changed: each lack is one sentence that says what to do."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hosting.on_server import owner, releases, systemd
+from hosting.on_server.caddy import served_by
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -18,6 +20,8 @@ WITHOUT_CADDY = "22.04"
 CADDYS_OWN = "install it from Caddy's own archive (https://caddyserver.com/docs/install#debian-ubuntu-raspbian)"
 ROOM_FOR_A_RELEASE = 400  # MB, wheels and environment
 ROOM_FOR_THE_OUTBOX = 100  # MB
+OF_A_STACK = "the forwarder"
+CADDYS = {80, 443, 2019}  # HTTP, HTTPS, and where it is told to read its files again
 ANSWERS_WITHIN = 10.0  # seconds
 
 
@@ -25,7 +29,7 @@ def lacks(request: dict[str, Any], places: Places) -> list[str]:
     """Return every lack at once; none when the server will do."""
     found = [*system(), *room(request, places), *owner.refusal(request, places)]
     if not found:
-        found = [*ports(request, places), *certificate(request), *caddy(request)]
+        found = [*ports(request, places), *certificate(request), *caddy(request, places)]
     return [*found, *reach(request)]
 
 
@@ -64,19 +68,22 @@ def room(request: dict[str, Any], places: Places) -> Iterator[str]:
 
 def ports(request: dict[str, Any], places: Places) -> Iterator[str]:
     """The ports, which must be free or ours already."""
-    public = int(str(request["listen"]).rpartition(":")[2])
+    public, admin = str(request["listen"]).rpartition(":")[2], int(request["admin_port"])  # or the path of a socket
     ours = re.search(rf"^ListenStream=(.*:)?{public}$", read(places.socket) or "", re.MULTILINE)  # on any address
     wanted: dict[int, tuple[str, set[str]]] = {}
-    if not (ours and systemd.active(f"{places.unit}.socket")):
-        wanted[public] = ("takes postbacks", set())
+    if public.isdecimal() and not (ours and systemd.active(f"{places.unit}.socket")):
+        wanted[int(public)] = ("takes postbacks", set())
     if systemd.show(f"{places.unit}.service", "ActiveState").get("ActiveState") != "active":
-        wanted[int(request["admin_port"])] = ("is the admin port", set())
+        wanted[admin] = ("is the admin port", set())
     if request["site"]:
+        if admin in CADDYS:
+            yield f"forwarderAdminPort {admin} is Caddy's own with tls `acme`: choose another port"
         wanted |= {80: ("is for Caddy", {"caddy"}), 443: ("is for Caddy", {"caddy"})}
     taken = listeners(set(wanted))
     for port, (purpose, allowed) in sorted(wanted.items()):
         if port in taken and taken[port] not in allowed:
-            yield f"port {port} {purpose}, and {taken[port]} has it: stop that, or choose another port"
+            advice = "choose another port" if OF_A_STACK in taken[port] else "stop that, or choose another port"
+            yield f"port {port} {purpose}, and {taken[port]} has it: {advice}"
 
 
 def listeners(ports_: set[int]) -> dict[int, str]:
@@ -94,12 +101,13 @@ def listeners(ports_: set[int]) -> dict[int, str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             names = {str(link.readlink()) for link in (process / "fd").iterdir()}
-            program = (process / "comm").read_text().strip()
+            unit = re.search(r"/(callfire-mail-.+)\.service$", (process / "cgroup").read_text(), re.MULTILINE)
+            program = f"{OF_A_STACK} {unit[1]}" if unit else (process / "comm").read_text().strip()
         except OSError:  # it has ended
             continue
         for inode in names & inodes.keys():
             if found[inodes[inode]] == "another program" or program != "systemd":
-                found[inodes[inode]] = f"{program}"
+                found[inodes[inode]] = program
     return found
 
 
@@ -110,13 +118,41 @@ def certificate(request: dict[str, Any]) -> Iterator[str]:
     for path in missing:
         yield f"{path} is not there: put the certificate and its key on the server, or correct the setting"
     if paths and not missing:
+        shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths[0], paths[1])
+            shown.load_cert_chain(paths[0], paths[1])
         except (OSError, ValueError) as error:
             yield f"{paths[0]} and {paths[1]} are no certificate and its key: {error}"
+            return
+        domain = str(request["domain"])
+        wrong = domain and refusal(shown, paths[0], domain)
+        if wrong:
+            yield (
+                f"CallFire would refuse the certificate {paths[0]} ({wrong}): put one there that counts now for"
+                f" {domain}, or correct the setting"
+            )
 
 
-def caddy(request: dict[str, Any]) -> Iterator[str]:
+def refusal(shown: ssl.SSLContext, certificate_: Path, domain: str) -> str:
+    """Return why a client would refuse what is shown, whoever signed it: its names or its time; nothing if none would.
+
+    The two shake hands in memory: what else would read a certificate need not be on the server.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(certificate_)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(back, there, server_hostname=domain), shown.wrap_bio(there, back, server_side=True)]
+    try:
+        for end in ends * 2:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLError as error:
+        return str(getattr(error, "verify_message", error)).rstrip(".")
+    return ""
+
+
+def caddy(request: dict[str, Any], places: Places) -> Iterator[str]:
     """Caddy, where it is to get the certificate."""
     if not request["site"]:
         return
@@ -129,6 +165,12 @@ def caddy(request: dict[str, Any]) -> Iterator[str]:
             yield f"tls `acme` needs Caddy as a service of systemd: {advice}"
     except FailedError:
         yield f"tls `acme` needs Caddy on the server: {advice}"
+    domain = str(request["domain"])
+    other = served_by(domain, places)
+    if other:
+        stack = re.fullmatch(r"callfire-mail-([^.]+).*\.caddy", other.name)
+        whose = f"stack {stack[1]}" if stack else "another site of Caddy's"
+        yield f"{domain} is served by {whose} there ({other}): choose another domain, or take it away there"
 
 
 def reach(request: dict[str, Any]) -> Iterator[str]:

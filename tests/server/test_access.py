@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from hosting.server import examine
 from hosting.ssh import Access
 told = json.load(sys.stdin)
 access = Access(**told["access"])
-words = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
+words = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": []}
+words |= {"caddy": False, "reach": []}
 print(asyncio.run(examine("production", told["host"], access, **words))[0]["python"])
 """
 
@@ -53,7 +55,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def log_in(machine: Machine, host: str = "", **access: Any) -> list[str]:
     """Log in as a user with sudo, with the machine's key and pins unless told otherwise; return what it lacks."""
     told = {"user": "deploy", "key_file": machine.key, "known_hosts": tuple(machine.known_hosts), **access}
-    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "certificate": [], "caddy": False, "reach": []}
+    words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": [], "caddy": False}
+    words["reach"] = []
     return asyncio.run(examine("production", host or machine.ip, Access(**told), **words))[1]
 
 
@@ -224,6 +227,33 @@ def test_host_keys_as_ssh_keyscan_prints_them(machine: Machine, ip6: str, second
             assert log_in(machine, host, port=port, known_hosts=tuple(pins)) == []
             (home / "known_hosts").write_text(scanned)
             assert log_in(machine, host, port=port, known_hosts=()) == []
+
+
+CUT_FIRST = """\
+if mkdir /run/sshd-cut 2>/dev/null; then exit; fi
+exec /usr/sbin/sshd -i -h /etc/ssh/ssh_host_ed25519_key -h /run/sshd-ecdsa
+"""
+
+
+def test_a_first_connection_that_is_cut(machine: Machine, home: Path) -> None:
+    """Of a server whose preferred key is not the one that is known: asked again, it shows that one, or is refused."""
+    machine.run("ssh-keygen -q -t ecdsa -N '' -f /run/sshd-ecdsa")
+    known = machine.run("cat /run/sshd-ecdsa.pub")
+    words = f"--accept --inetd -l 2224 sh -c {shlex.quote(CUT_FIRST)}"
+    machine.run(f"systemd-run --quiet --unit sshd-cut systemd-socket-activate {words}")
+    try:
+        machine.run("until ss -ltn | grep -q :2224; do sleep 0.05; done")
+        pin = f"[{machine.ip}]:2224"
+        assert log_in(machine, port=2224, known_hosts=(f"{pin} {known}",)) == []
+        for kind in ("ecdsa", "rsa"):
+            machine.run("rmdir /run/sshd-cut")
+            other = public(new_key(home, kind))
+            assert "its host key is not the one that is known" in refused(
+                machine, port=2224, known_hosts=(f"{pin} {other}",)
+            )
+            assert machine.run("ls -d /run/sshd-cut") == "/run/sshd-cut"
+    finally:
+        machine.run("systemctl stop sshd-cut; rm -r /run/sshd-*")
 
 
 @pytest.fixture(scope="module")

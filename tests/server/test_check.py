@@ -270,7 +270,10 @@ def test_several_servers_and_their_database(checked: Checked) -> None:
 
 
 def test_a_certificate_of_ones_own_after_the_first_up(checked: Checked, authority: Path) -> None:
-    """The forwarder shows it; to whom its authority is unknown, it is not trusted."""
+    """The forwarder shows it; to whom its authority is unknown, it is not trusted. One that is put there later is told.
+
+    It would be shown after the next restart.
+    """
     files = FILES | {"serverHosts": checked.machine.ip}
     assert NOT_YET in checked.check(0, **files)
     checked.stack.up()
@@ -278,6 +281,11 @@ def test_a_certificate_of_ones_own_after_the_first_up(checked: Checked, authorit
         said = checked.check(0, trust=authority, **files)
         assert "ok     port 443: open\nok     certificate: trusted, until " in said
         assert "not trusted (unable to get local issuer certificate)" in checked.check(1, **files)
+        other = certificate(checked.folder, "other.example.com", authority=authority)
+        (checked.machine.root / "etc/ssl/texts.pem").write_bytes(other.read_bytes())
+        said = checked.check(1, trust=authority, **files)
+        assert "ok     certificate: trusted, until " in said
+        assert "CallFire would refuse the certificate /etc/ssl/texts.pem (Hostname mismatch" in said
     finally:
         checked.stack.pulumi("destroy", "--yes", "--skip-preview")
 

@@ -67,6 +67,7 @@ def kill(stack: Stack, machine: Machine, verb: str, mark: str) -> None:
         machine.run(f"until {mark} >/dev/null 2>&1; do :; done")
         command.kill()
         command.wait_for_providers_end()
+        command.wait_for_programs_end()
     stack.pulumi("cancel", "--yes")
 
 

@@ -426,7 +426,9 @@ def test_an_outbox_with_undelivered_texts_is_kept_and_named(  # noqa: PLR0913, P
     sink.stop()
     assert post(machine, 5) == 200
     provider.delete("id", created)
-    assert f"kept /var/lib/{UNIT}, which holds what was not delivered (1 waiting)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"kept /var/lib/{UNIT}, which holds what was not delivered (1 waiting); installed there again," in said
+    assert "mails what waits; what is dead or in quarantine can be replayed" in said
     assert machine.run(f"ls -d /etc/systemd/system/{UNIT}* /etc/callfire-mail /opt/callfire-mail", check=False) == ""
     provider.delete("id", created)  # twice is fine
     sink.start()

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.forwarder_kit import TOKEN, MailSink
 from tests.server.conftest import Servers
 from tests.server.kit import Properties, declared, sink_at
 from tests.server.machine import Machine
-from tests.server.names import PLAIN_SERVER
+from tests.server.names import PLAIN_SERVER, certificate
 
 provider = ServerForwarderProvider()
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqlcAtKaY6ZrPs0XEoFjMQwLKUURu6m2HHlkRaplhwW"
@@ -92,8 +93,9 @@ def test_a_user_without_sudo(props: Properties, machine: Machine) -> None:
 
 
 def test_no_python(props: Properties) -> None:
-    """An interpreter that is not there."""
-    assert "there is no python3.99" in refused(with_access(props, python="python3.99"))
+    """An interpreter that is not there: what was asked for is named, and not another one."""
+    said = refused(with_access(props, python="/usr/bin/python3.99"))
+    assert "there is no /usr/bin/python3.99: install it with `sudo apt install python3.99`, or correct server" in said
 
 
 def test_a_full_disk(props: Properties, machine: Machine) -> None:
@@ -133,6 +135,47 @@ def test_a_port_that_is_in_use(props: Properties, machine: Machine, port: int, p
         machine.run("systemctl stop taken")
 
 
+def test_the_ports_of_another_stack(props: Properties, machine: Machine, sink: MailSink) -> None:
+    """Whose they are is said, and not how a program is called; nobody is told to stop it."""
+    outputs = dict(provider.create(props).outs or {})
+    try:
+        said = refused(declared(machine, sink=sink, name="office", tokens=["0" * 32]))
+    finally:
+        provider.delete("id", outputs)
+    for port, purpose in ((8710, "takes postbacks"), (8711, "is the admin port")):
+        of = "the forwarder callfire-mail-production has it"
+        assert f"port {port} {purpose}, and {of}: choose another port\n" in f"{said}\n"
+
+
+@pytest.mark.parametrize("port", [80, 443, 2019])
+def test_the_ports_of_caddy(machine: Machine, sink: MailSink, port: int) -> None:
+    """They are not for the forwarder behind it, before anybody listens there."""
+    admin = {"FORWARDER_ADMIN_PORT": str(port)}
+    said = refused(declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="", settings=admin))
+    assert f"forwarderAdminPort {port} is Caddy's own with tls `acme`: choose another port" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "why"),
+    [
+        ("other.example.com", 2, "Hostname mismatch, certificate is not valid for 'texts.example.com'"),
+        ("texts.example.com", -1, "certificate has expired"),
+    ],
+)
+def test_a_certificate_that_would_be_refused(  # noqa: PLR0913, PLR0917 - fixtures
+    machine: Machine, sink: MailSink, tmp_path: Path, name: str, days: int, why: str
+) -> None:
+    """Another's, or one that counts no longer, whoever signed it."""
+    authority = certificate(tmp_path, "authority")
+    file = certificate(tmp_path, name, days=days, authority=authority)
+    (machine.root / "etc/ssl/texts.pem").write_bytes(file.read_bytes())
+    paths = ["/etc/ssl/texts.pem"] * 2
+    said = refused(
+        declared(machine, sink=sink, tls="files", domain="texts.example.com", certificate=paths, listen="443")
+    )
+    assert f"CallFire would refuse the certificate /etc/ssl/texts.pem ({why}): put one there that counts now" in said
+
+
 def test_what_tls_needs(machine: Machine, sink: MailSink) -> None:
     """A certificate that is not there; Caddy where there is none."""
     files = declared(
@@ -141,13 +184,13 @@ def test_what_tls_needs(machine: Machine, sink: MailSink) -> None:
     said = refused(files)
     assert "/etc/ssl/none.pem is not there" in said
     assert "/etc/ssl/none.key is not there" in said
-    acme = declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="127.0.0.1:8710")
+    acme = declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="")
     assert "needs Caddy on the server: install it with `sudo apt install caddy`" in refused(acme)
 
 
 def test_caddy_where_the_archive_has_none(machine: Machine, sink: MailSink) -> None:
     """On Ubuntu 22.04 the usual command would not help: Caddy's own archive is named."""
-    acme = declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="127.0.0.1:8710")
+    acme = declared(machine, sink=sink, tls="acme", domain="texts.example.com", listen="")
     says = 'ID=ubuntu\\nVERSION_ID=\\"22.04\\"\\nPRETTY_NAME=\\"Ubuntu 22.04.5 LTS\\"\\n'
     machine.run(f"printf '{says}' > /run/os-release && mount --bind /run/os-release /etc/os-release")
     try:
