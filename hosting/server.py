@@ -22,6 +22,7 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
+from hosting.postback_token import ACCEPTED, RETIRE_AFTER, UNUSED, accepted_tokens, unused
 from hosting.ssh import (
     HOST_NAME,
     NO_HOST,
@@ -55,11 +56,10 @@ DECLARED = (
 )
 AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
-ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
+DROPPED = "dropped"  # so states say that were written when `tokens` still listed one that was not accepted any more
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
 OF_ANOTHER = re.compile(r".+-(?:preflight|check|command|status)")  # so end the units that a forwarder has for a while
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
-RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
 Properties = dict[str, Any]
 Result = TypeVar("Result")
@@ -81,7 +81,8 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
 
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         """Any difference is an update; another name is another forwarder (the old one first: the ports)."""
-        differs = any(olds.get(name) != news[name] for name in DECLARED)
+        differs = any(olds.get(name) != news[name] for name in DECLARED if name != "tokens")
+        differs |= olds["tokens"][:1] != news["tokens"]
         return dynamic.DiffResult(
             changes=differs or olds.get("former_token") == UNUSED,
             replaces=["name"] if olds.get("name") != news["name"] else [],
@@ -96,17 +97,21 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
         """Return what is in force on every server; secrets are compared without being sent."""
-        accepted = accepted_tokens(props, props)
-        looked = finish(look_at_all(props, accepted))
+        tokens = tokens_in_force(props)
+        looked = finish(look_at_all(props, tokens))
         seen: Properties = {"servers": {host: found["seen"] for host, found in looked.items()}}
-        inputs = {name: props[name] for name in DECLARED} | seen
-        if props["former_token"] == ACCEPTED and all(unused(found, props) for found in looked.values()):
-            seen["former_token"] = UNUSED
+        inputs = {name: props[name] for name in DECLARED} | seen | {"tokens": tokens[:1]}
+        if len(tokens) > 1:
+            retired = all(
+                unused(found["tokens"], tokens, found["started"], found["now"] - props["retire_after"])
+                for found in looked.values()
+            )
+            seen["former_token"] = UNUSED if retired else ACCEPTED
         return dynamic.ReadResult(id_, props | seen, inputs)
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
-        accepted = accepted_tokens(olds, news)
+        accepted = accepted_tokens(news["tokens"], tokens_in_force(olds), olds.get("former_token", ""))
         run = random.token_hex(16)
         finish(bring_up(news, accepted, run, known=olds["hosts"]))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
@@ -205,27 +210,15 @@ def describe(props: Mapping[str, Any], *, trial: bool = False) -> Service:
     )
 
 
-def accepted_tokens(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
-    """Return the tokens to accept: all that are declared, until the former one was found unused."""
-    tokens = list(news["tokens"])
-    retired = olds.get("former_token") in {UNUSED, DROPPED} and olds["tokens"] == news["tokens"]
-    return tokens[:1] if retired else tokens
-
-
-def unused(found: Mapping[str, Any], props: Mapping[str, Any]) -> bool:
-    """Tell whether a server says that its former tokens were not used for long enough."""
-    places = found.get("tokens")
-    if not isinstance(places, list) or len(places) != len(props["tokens"]):
-        return False
-    started = float(found["started"])  # with the new token, or later
-    last = max(started, *(float(place["last_used_at"] or 0) for place in places[1:]))
-    return float(found["now"]) - last >= float(props["retire_after"])
+def tokens_in_force(props: Mapping[str, Any]) -> list[str]:
+    """Return the tokens that are accepted by what is written down, the current one first."""
+    return list(props["tokens"][:1] if props.get("former_token") == DROPPED else props["tokens"])
 
 
 def outputs(props: Properties, accepted: Sequence[str]) -> Properties:
     """Return what is written down of a forwarder that is as declared."""
-    former = ACCEPTED if len(accepted) > 1 else DROPPED if len(props["tokens"]) > 1 else "none"
-    return {name: props[name] for name in DECLARED} | {"former_token": former}
+    former = ACCEPTED if len(accepted) > 1 else "none"
+    return {name: props[name] for name in DECLARED} | {"tokens": accepted, "former_token": former}
 
 
 def access(props: Mapping[str, Any]) -> Access:
@@ -352,7 +345,7 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
                 return await look_at(server, props, accepted, claim([], new=False), check=False)
         except UnreachableError:
             declared = dict(props["servers"].get(host) or {})
-            return {"seen": declared | {"state": "not reachable"}}
+            return {"seen": declared | {"state": "not reachable"}, "tokens": None, "started": 0, "now": 0}
 
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
@@ -537,7 +530,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         hosts: the servers; several share the PostgreSQL of `FORWARDER_DATABASE_URL` behind one address that is yours.
         access: how to log in, and whose host keys are right.
         key: the private key for that, if it is neither a file nor in an agent.
-        tokens: the current postback token, then the former one; that is dropped when it was not used for a day.
+        token: the postback token; those before it are accepted, too, until none of them was used for a day.
         tls: `acme` (Caddy gets and renews a certificate of `domain`), `files` (the forwarder speaks TLS itself, with
             `certificate`: the paths of certificate and key there), or `none` (behind a proxy of yours).
         host: the address that it listens on, with tls `none`.
@@ -561,7 +554,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         hosts: Sequence[str],
         access: Access,
         key: pulumi.Input[str] | None = None,
-        tokens: Sequence[pulumi.Input[str]],
+        token: pulumi.Input[str],
         domain: str = "",
         tls: Tls = "acme",
         certificate: tuple[str, str] | None = None,
@@ -598,7 +591,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
             "listen": listen_stream(tls, host, port),
             "settings": {"FORWARDER_ADMIN_PORT": "8711", **settings},
             "secrets": pulumi.Output.secret(dict(secrets)),
-            "tokens": pulumi.Output.secret(list(tokens)),
+            "tokens": pulumi.Output.secret([token]),
             "retire_after": retire_after,
             "offline": offline,
             "purge": purge,
@@ -610,8 +603,8 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
         self.url = public_url(tls, domain, port, url)
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
-        token = pulumi.Output.secret(tokens[0])
-        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(
+        told = pulumi.Output.secret(token)
+        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, told).apply(
             lambda both: f"{self.url}/postback/{both[1]}"
         )
         admin = props["settings"]["FORWARDER_ADMIN_PORT"]
