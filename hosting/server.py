@@ -92,8 +92,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def create(self, props: Properties) -> dynamic.CreateResult:
         """Install on every server; what an interrupted run left behind is taken over, another stack's is refused."""
         accepted = list(props["tokens"])
-        finish(bring_up(props, accepted, known=[]))
-        return dynamic.CreateResult(props["name"], outputs(props, accepted))
+        owner = random.token_hex(16)
+        finish(bring_up(props, accepted, owner))
+        return dynamic.CreateResult(props["name"], outputs(props, accepted, owner))
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
         """Return what is in force on every server; secrets are compared without being sent."""
@@ -112,14 +113,14 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
         accepted = accepted_tokens(news["tokens"], tokens_in_force(olds), olds.get("former_token", ""))
-        run = random.token_hex(16)
-        finish(bring_up(news, accepted, run, known=olds["hosts"]))
+        owner, run = olds.get("owner") or random.token_hex(16), random.token_hex(16)
+        finish(bring_up(news, accepted, owner, run, olds))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds, unless=run))
             except LoginError as error:  # most likely why it is no longer listed: it is gone, or somebody else's now
                 reporter(host, olds)(f"was left as it is. {error} If it comes back, its texts are mailed.")
-        return dynamic.UpdateResult(outputs(news, accepted))
+        return dynamic.UpdateResult(outputs(news, accepted, owner))
 
     def delete(self, _id: str, props: Properties) -> None:
         """Drain and remove on every server, whatever another says; what can't be delivered is kept there, and named."""
@@ -215,10 +216,10 @@ def tokens_in_force(props: Mapping[str, Any]) -> list[str]:
     return list(props["tokens"][:1] if props.get("former_token") == DROPPED else props["tokens"])
 
 
-def outputs(props: Properties, accepted: Sequence[str]) -> Properties:
+def outputs(props: Properties, accepted: Sequence[str], owner: str) -> Properties:
     """Return what is written down of a forwarder that is as declared."""
     former = ACCEPTED if len(accepted) > 1 else "none"
-    return {name: props[name] for name in DECLARED} | {"tokens": accepted, "former_token": former}
+    return {name: props[name] for name in DECLARED} | {"tokens": accepted, "former_token": former, "owner": owner}
 
 
 def access(props: Mapping[str, Any]) -> Access:
@@ -254,13 +255,22 @@ def hidden(nonce: str, value: str) -> str:
     return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
 
 
-def claim(accepted: Sequence[str], *, new: bool) -> Properties:
-    """Return what tells an own forwarder from another stack's of the same name, on a server that is `new` to this one.
+def claim(tokens: Sequence[str], owner: str = "") -> Properties:
+    """Return what tells an own forwarder from another stack's of the same name.
 
-    A forwarder that accepts a token of ours is ours; where one was known to be, there is nothing to tell.
+    It is ours if `owner` is the mark that is there, or if it accepts one of our `tokens`.
     """
     nonce = random.token_hex(16)
-    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in accepted] if new else []}}
+    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in tokens], "owner": owner}}
+
+
+def claim_on(host: str, accepted: Sequence[str], owner: str, olds: Mapping[str, Any]) -> Properties:
+    """Return the same for one server; `olds` tell whether one of ours is known there.
+
+    States without a mark were written before there was one: what is there passes for ours, as it did then.
+    """
+    unmarked = host in olds.get("hosts", ()) and "owner" not in olds
+    return claim([] if unmarked else accepted, owner)
 
 
 def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
@@ -319,7 +329,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "settings": {},
         "secrets": {},
         "nonce": "",
-        **claim([], new=False),
+        **claim([]),
     }
     async with connect(host, access, lambda _: None, within=0) as server:
         found = await server.ask(question, {}, lambda _: None)
@@ -338,11 +348,12 @@ def public_url(tls: Tls, domain: str, port: int, url: str) -> str:
 
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
     """Return what every server says; of one that does not answer, that it doesn't."""
+    owner = props.get("owner", "")
 
     async def look(host: str) -> Properties:
         try:
             async with log_in(host, props) as server:
-                return await look_at(server, props, accepted, claim([], new=False), check=False)
+                return await look_at(server, props, accepted, claim_on(host, accepted, owner, props), check=False)
         except UnreachableError:
             declared = dict(props["servers"].get(host) or {})
             return {"seen": declared | {"state": "not reachable"}, "tokens": None, "started": 0, "now": 0}
@@ -350,18 +361,26 @@ async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "", known: Sequence[str] = ()) -> None:
+async def bring_up(
+    props: Mapping[str, Any],
+    accepted: Sequence[str],
+    owner: str,
+    run: str = "",
+    olds: Mapping[str, Any] | None = None,
+) -> None:
     """Bring every server into the declared state, one at a time, once all of them will do; each remembers this `run`.
 
-    On those that are not `known` to hold a forwarder of this stack, one of another stack is refused.
+    A forwarder of another stack is refused, and ours is marked with its `owner`; `olds` know where ours were.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    all_know = await require(props, accepted, known)
+    olds = olds or {}
+    claims = {host: claim_on(host, accepted, owner, olds) for host in props["hosts"]}
+    all_know = await require(props, accepted, claims)
     fresh: list[str] = []
     for host in props["hosts"]:
-        ours = claim(accepted, new=host not in known) | {"run": run, "all_know": all_know}
+        ours = claims[host] | {"run": run, "all_know": all_know}
         try:
             if await bring_up_one(host, props, accepted, ours):
                 fresh.append(host)
@@ -387,7 +406,7 @@ def others(props: Mapping[str, Any], failed: str, fresh: Sequence[str], left: Ma
     return said + "".join(f"\nBrought up before it, and not taken back: {reason(*each)}" for each in left.items())
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> int | None:
+async def require(props: Mapping[str, Any], accepted: Sequence[str], claims: Mapping[str, Properties]) -> int | None:
     """Return, when each of several servers has what is needed, up to which version all know the outbox's tables.
 
     Raises:
@@ -396,7 +415,7 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequ
     found, all_know = [], None
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with log_in(host, props) as server:
-            looked = await look_at(server, props, accepted, claim(accepted, new=host not in known), check=True)
+            looked = await look_at(server, props, accepted, claims[host], check=True)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
             all_know = lowest(all_know, looked["knows"])
     refuse(found)
@@ -477,7 +496,7 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: 
         status = [*command(service, "status", service.credentials_from), "status", "--json"]
     async with log_in(host, props) as server:
         order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-        order |= {"status": status} | claim(props["tokens"], new=True)
+        order |= {"status": status} | claim(props["tokens"], props.get("owner", ""))
         done = await server.ask(order, {}, reporter(host, props))
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:

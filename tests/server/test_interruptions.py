@@ -94,7 +94,7 @@ def test_former_tokens_are_dropped_when_nobody_uses_them(machine: Machine, sink:
 def test_states_that_listed_two_tokens(machine: Machine, sink: MailSink) -> None:
     """As they were written when the program declared the former one: it stays in force, or stays dropped."""
     outputs = dict(provider.create(declared(machine, sink=sink, tokens=[NEW_TOKEN, TOKEN])).outs or {})
-    outputs.pop("run", None)  # nor did they know that
+    outputs.pop("owner", None)  # nor did they know that
     declaration = declared(machine, sink=sink, tokens=[NEW_TOKEN])
     assert not provider.diff("id", read(provider, outputs), declaration).changes
     newer = declared(machine, sink=sink, tokens=[NEWER_TOKEN])
