@@ -8,6 +8,7 @@ state and must never change.
 import asyncio
 import hashlib
 import hmac
+import json
 import re
 import secrets as random
 import shlex
@@ -54,6 +55,7 @@ DECLARED = (
     ),
     *("retire_after", "offline", "purge", "release", "servers"),
 )
+TYPES = "pulumi-python:dynamic/hosting:"
 AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
 DROPPED = "dropped"  # so states say that were written when `tokens` still listed one that was not accepted any more
@@ -273,6 +275,17 @@ def claim_on(host: str, accepted: Sequence[str], owner: str, olds: Mapping[str, 
     return claim([] if unmarked else accepted, owner)
 
 
+def claim_of(exported: Mapping[str, Any]) -> Properties:
+    """Return the same of a stack as `pulumi stack export --show-secrets` tells of it, which may never have been up."""
+    resources = (exported.get("deployment") or {}).get("resources") or []
+    kept = [found.get("outputs") or {} for found in resources if found["type"].startswith(TYPES)]
+    tokens = [json.loads(outputs["value"]["plaintext"]) for outputs in kept if "value" in outputs]
+    for outputs in kept:
+        if "hosts" in outputs:
+            return claim(tokens, outputs["owner"]) if "owner" in outputs else claim([])
+    return claim(tokens or [random.token_hex()])  # no token at all is nobody's
+
+
 def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
     """Return a function that prints what is being done, one line each."""
 
@@ -309,8 +322,11 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     certificate: Sequence[str],
     caddy: bool,
     reach: Sequence[tuple[str, str, int]],
+    ours: Mapping[str, Any],
 ) -> tuple[Properties, list[str]]:
     """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
+
+    `ours` (of `claim_of`) tells a forwarder of that name there from another stack's.
 
     Raises:
         ServerError: it can't even be asked.
@@ -329,7 +345,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "settings": {},
         "secrets": {},
         "nonce": "",
-        **claim([]),
+        **ours,
     }
     async with connect(host, access, lambda _: None, within=0) as server:
         found = await server.ask(question, {}, lambda _: None)
