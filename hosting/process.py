@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -134,6 +135,16 @@ def healthy(forwarder: Forwarder) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(said, dict) and said.get("pid") == forwarder.process.pid
+
+
+def tokens_used(forwarder: Forwarder) -> Any:
+    """Return what it says of the use of its tokens; None when it says nothing."""
+    url = f"http://127.0.0.1:{forwarder.environment['FORWARDER_ADMIN_PORT']}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return json.load(answer).get("tokens")
+    except (OSError, ValueError):
+        return None
 
 
 def last_words(log: str, since: int, lines: int = 5) -> str:

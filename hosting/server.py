@@ -8,6 +8,7 @@ state and must never change.
 import asyncio
 import hashlib
 import hmac
+import json
 import re
 import secrets as random
 import shlex
@@ -22,6 +23,7 @@ from pulumi import dynamic
 from hosting import release as releases
 from hosting.engine import end_with_the_engine
 from hosting.errors import show_errors_without_traceback
+from hosting.postback_token import ACCEPTED, RETIRE_AFTER, UNUSED, accepted_tokens, unused
 from hosting.ssh import (
     HOST_NAME,
     NO_HOST,
@@ -62,14 +64,14 @@ DECLARED = (
     ),
     *("retire_after", "offline", "purge", "release", "servers"),
 )
+TYPES = "pulumi-python:dynamic/hosting:"
 AS_DECLARED = "as declared"
 TOKENS = "FORWARDER_TOKENS"
-ACCEPTED, UNUSED, DROPPED = "accepted", "unused", "dropped"  # what a former token is
+DROPPED = "dropped"  # so states say that were written when `tokens` still listed one that was not accepted any more
 NAME = re.compile(r"[a-z][a-z0-9-]{0,16}")  # with what stands before it, the name of a user: 31
 OF_ANOTHER = re.compile(r".+-(?:preflight|check|command|status)")  # so end the units that a forwarder has for a while
 HTTPS = 443
 DRAIN = 30.0  # seconds that an outbox gets before its forwarder goes
-RETIRE_AFTER = 24 * 3600.0  # seconds for which a former token must not have been used before it is dropped
 Tls = Literal["acme", "files", "none"]
 Properties = dict[str, Any]
 Result = TypeVar("Result")
@@ -91,7 +93,8 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
 
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         """Any difference is an update; another name is another forwarder (the old one first: the ports)."""
-        differs = any(olds.get(name) != news[name] for name in DECLARED)
+        differs = any(olds.get(name) != news[name] for name in DECLARED if name != "tokens")
+        differs |= olds["tokens"][:1] != news["tokens"]
         return dynamic.DiffResult(
             changes=differs or olds.get("former_token") == UNUSED,
             replaces=["name"] if olds.get("name") != news["name"] else [],
@@ -101,30 +104,35 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
     def create(self, props: Properties) -> dynamic.CreateResult:
         """Install on every server; what an interrupted run left behind is taken over, another stack's is refused."""
         accepted = list(props["tokens"])
-        finish(bring_up(props, accepted, known=[]))
-        return dynamic.CreateResult(props["name"], outputs(props, accepted))
+        owner = random.token_hex(16)
+        finish(bring_up(props, accepted, owner))
+        return dynamic.CreateResult(props["name"], outputs(props, accepted, owner))
 
     def read(self, id_: str, props: Properties) -> dynamic.ReadResult:
         """Return what is in force on every server; secrets are compared without being sent."""
-        accepted = accepted_tokens(props, props)
-        looked = finish(look_at_all(props, accepted))
+        tokens = tokens_in_force(props)
+        looked = finish(look_at_all(props, tokens))
         seen: Properties = {"servers": {host: found["seen"] for host, found in looked.items()}}
-        inputs = {name: props[name] for name in DECLARED} | seen
-        if props["former_token"] == ACCEPTED and all(unused(found, props) for found in looked.values()):
-            seen["former_token"] = UNUSED
+        inputs = {name: props[name] for name in DECLARED} | seen | {"tokens": tokens[:1]}
+        if len(tokens) > 1:
+            retired = all(
+                unused(found["tokens"], tokens, found["started"], found["now"] - props["retire_after"])
+                for found in looked.values()
+            )
+            seen["former_token"] = UNUSED if retired else ACCEPTED
         return dynamic.ReadResult(id_, props | seen, inputs)
 
     def update(self, _id: str, olds: Properties, news: Properties) -> dynamic.UpdateResult:
         """Make exactly what differs right, server by server; servers that are no longer listed are cleared last."""
-        accepted = accepted_tokens(olds, news)
-        run = random.token_hex(16)
-        finish(bring_up(news, accepted, run, known=olds["hosts"]))
+        accepted = accepted_tokens(news["tokens"], tokens_in_force(olds), olds.get("former_token", ""))
+        owner, run = olds.get("owner") or random.token_hex(16), random.token_hex(16)
+        finish(bring_up(news, accepted, owner, run, olds))
         for host in [host for host in olds["hosts"] if host not in news["hosts"]]:
             try:
                 finish(clear(host, olds, unless=run))
             except LoginError as error:  # most likely why it is no longer listed: it is gone, or somebody else's now
                 reporter(host, olds)(f"was left as it is. {error} If it comes back, its texts are mailed.")
-        return dynamic.UpdateResult(outputs(news, accepted))
+        return dynamic.UpdateResult(outputs(news, accepted, owner))
 
     def delete(self, _id: str, props: Properties) -> None:
         """Drain and remove on every server, whatever another says; what can't be delivered is kept there, and named."""
@@ -216,27 +224,15 @@ def describe(props: Mapping[str, Any], *, trial: bool = False) -> Service:
     )
 
 
-def accepted_tokens(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
-    """Return the tokens to accept: all that are declared, until the former one was found unused."""
-    tokens = list(news["tokens"])
-    retired = olds.get("former_token") in {UNUSED, DROPPED} and olds["tokens"] == news["tokens"]
-    return tokens[:1] if retired else tokens
+def tokens_in_force(props: Mapping[str, Any]) -> list[str]:
+    """Return the tokens that are accepted by what is written down, the current one first."""
+    return list(props["tokens"][:1] if props.get("former_token") == DROPPED else props["tokens"])
 
 
-def unused(found: Mapping[str, Any], props: Mapping[str, Any]) -> bool:
-    """Tell whether a server says that its former tokens were not used for long enough."""
-    places = found.get("tokens")
-    if not isinstance(places, list) or len(places) != len(props["tokens"]):
-        return False
-    started = float(found["started"])  # with the new token, or later
-    last = max(started, *(float(place["last_used_at"] or 0) for place in places[1:]))
-    return float(found["now"]) - last >= float(props["retire_after"])
-
-
-def outputs(props: Properties, accepted: Sequence[str]) -> Properties:
+def outputs(props: Properties, accepted: Sequence[str], owner: str) -> Properties:
     """Return what is written down of a forwarder that is as declared."""
-    former = ACCEPTED if len(accepted) > 1 else DROPPED if len(props["tokens"]) > 1 else "none"
-    return {name: props[name] for name in DECLARED} | {"former_token": former}
+    former = ACCEPTED if len(accepted) > 1 else "none"
+    return {name: props[name] for name in DECLARED} | {"tokens": accepted, "former_token": former, "owner": owner}
 
 
 def access(props: Mapping[str, Any]) -> Access:
@@ -272,13 +268,33 @@ def hidden(nonce: str, value: str) -> str:
     return hmac.new(nonce.encode(), value.encode(), hashlib.sha256).hexdigest()
 
 
-def claim(accepted: Sequence[str], *, new: bool) -> Properties:
-    """Return what tells an own forwarder from another stack's of the same name, on a server that is `new` to this one.
+def claim(tokens: Sequence[str], owner: str = "") -> Properties:
+    """Return what tells an own forwarder from another stack's of the same name.
 
-    A forwarder that accepts a token of ours is ours; where one was known to be, there is nothing to tell.
+    It is ours if `owner` is the mark that is there, or if it accepts one of our `tokens`.
     """
     nonce = random.token_hex(16)
-    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in accepted] if new else []}}
+    return {"claim": {"nonce": nonce, "tokens": [hidden(nonce, token) for token in tokens], "owner": owner}}
+
+
+def claim_on(host: str, accepted: Sequence[str], owner: str, olds: Mapping[str, Any]) -> Properties:
+    """Return the same for one server; `olds` tell whether one of ours is known there.
+
+    States without a mark were written before there was one: what is there passes for ours, as it did then.
+    """
+    unmarked = host in olds.get("hosts", ()) and "owner" not in olds
+    return claim([] if unmarked else accepted, owner)
+
+
+def claim_of(exported: Mapping[str, Any]) -> Properties:
+    """Return the same of a stack as `pulumi stack export --show-secrets` tells of it, which may never have been up."""
+    resources = (exported.get("deployment") or {}).get("resources") or []
+    kept = [found.get("outputs") or {} for found in resources if found["type"].startswith(TYPES)]
+    tokens = [json.loads(outputs["value"]["plaintext"]) for outputs in kept if "value" in outputs]
+    for outputs in kept:
+        if "hosts" in outputs:
+            return claim(tokens, outputs["owner"]) if "owner" in outputs else claim([])
+    return claim(tokens or [random.token_hex()])  # no token at all is nobody's
 
 
 def reporter(host: str, props: Mapping[str, Any]) -> Callable[[str], None]:
@@ -318,8 +334,11 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
     certificate: Sequence[str],
     caddy: bool,
     reach: Sequence[tuple[str, str, int]],
+    ours: Mapping[str, Any],
 ) -> tuple[Properties, list[str]]:
     """Return a server's facts and what it lacks for such a forwarder; nothing is changed there.
+
+    `ours` (of `claim_of`) tells a forwarder of that name there from another stack's.
 
     Raises:
         ServerError: it can't even be asked.
@@ -339,7 +358,7 @@ async def examine(  # noqa: PLR0913 - what a server may lack depends on all of i
         "settings": {},
         "secrets": {},
         "nonce": "",
-        **claim([], new=False),
+        **ours,
     }
     async with connect(host, access, lambda _: None, within=0) as server:
         found = await server.ask(question, {}, lambda _: None)
@@ -361,30 +380,39 @@ def public_url(domain: str, port: int) -> str:
 
 async def look_at_all(props: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Properties]:
     """Return what every server says; of one that does not answer, that it doesn't."""
+    owner = props.get("owner", "")
 
     async def look(host: str) -> Properties:
         try:
             async with log_in(host, props) as server:
-                return await look_at(server, props, accepted, claim([], new=False), check=False)
+                return await look_at(server, props, accepted, claim_on(host, accepted, owner, props), check=False)
         except UnreachableError:
             declared = dict(props["servers"].get(host) or {})
-            return {"seen": declared | {"state": "not reachable"}}
+            return {"seen": declared | {"state": "not reachable"}, "tokens": None, "started": 0, "now": 0}
 
     return dict(zip(props["hosts"], await asyncio.gather(*map(look, props["hosts"])), strict=True))
 
 
-async def bring_up(props: Mapping[str, Any], accepted: Sequence[str], run: str = "", known: Sequence[str] = ()) -> None:
+async def bring_up(
+    props: Mapping[str, Any],
+    accepted: Sequence[str],
+    owner: str,
+    run: str = "",
+    olds: Mapping[str, Any] | None = None,
+) -> None:
     """Bring every server into the declared state, one at a time, once all of them will do; each remembers this `run`.
 
-    On those that are not `known` to hold a forwarder of this stack, one of another stack is refused.
+    A forwarder of another stack is refused, and ours is marked with its `owner`; `olds` know where ours were.
 
     Raises:
         ServerError: a server lacks something (all of it is said, and nothing was changed), or could not be brought up.
     """
-    all_know = await require(props, accepted, known)
+    olds = olds or {}
+    claims = {host: claim_on(host, accepted, owner, olds) for host in props["hosts"]}
+    all_know = await require(props, accepted, claims)
     fresh: list[str] = []
     for host in props["hosts"]:
-        ours = claim(accepted, new=host not in known) | {"run": run, "all_know": all_know}
+        ours = claims[host] | {"run": run, "all_know": all_know}
         try:
             if await bring_up_one(host, props, accepted, ours):
                 fresh.append(host)
@@ -410,7 +438,7 @@ def others(props: Mapping[str, Any], failed: str, fresh: Sequence[str], left: Ma
     return said + "".join(f"\nBrought up before it, and not taken back: {reason(*each)}" for each in left.items())
 
 
-async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequence[str]) -> int | None:
+async def require(props: Mapping[str, Any], accepted: Sequence[str], claims: Mapping[str, Properties]) -> int | None:
     """Return, when each of several servers has what is needed, up to which version all know the outbox's tables.
 
     Raises:
@@ -419,7 +447,7 @@ async def require(props: Mapping[str, Any], accepted: Sequence[str], known: Sequ
     found, all_know = [], None
     for host in props["hosts"] if len(props["hosts"]) > 1 else []:  # a single one is looked at when its turn comes
         async with log_in(host, props) as server:
-            looked = await look_at(server, props, accepted, claim(accepted, new=host not in known), check=True)
+            looked = await look_at(server, props, accepted, claims[host], check=True)
             found += [f"{host}: {lack}" for lack in looked["lacks"]]
             all_know = lowest(all_know, looked["knows"])
     refuse(found)
@@ -500,7 +528,7 @@ async def clear(host: str, props: Mapping[str, Any], *, unless: str = "", last: 
         status = [*command(service, "status", service.credentials_from), "status", "--json"]
     async with log_in(host, props) as server:
         order = request(props, "remove") | {"drain_seconds": DRAIN, "purge": props["purge"], "unless": unless}
-        order |= {"status": status} | claim(props["tokens"], new=True)
+        order |= {"status": status} | claim(props["tokens"], props.get("owner", ""))
         done = await server.ask(order, {}, reporter(host, props))
     left = ", ".join(f"{count} {kind}" for kind, count in done["left"].items() if count)
     if done["kept"]:
@@ -553,7 +581,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         hosts: the servers; several share the PostgreSQL of `FORWARDER_DATABASE_URL` behind one address that is yours.
         access: how to log in, and whose host keys are right.
         key: the private key for that, if it is neither a file nor in an agent.
-        tokens: the current postback token, then the former one; that is dropped when it was not used for a day.
+        token: the postback token; those before it are accepted, too, until none of them was used for a day.
         tls: `acme` (Caddy gets and renews a certificate of `domain`), `files` (the forwarder speaks TLS itself, with
             `certificate`: the paths of certificate and key there), or `none` (behind a proxy of yours).
         host: the address that it listens on, with tls `none`.
@@ -577,7 +605,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         hosts: Sequence[str],
         access: Access,
         key: pulumi.Input[str] | None = None,
-        tokens: Sequence[pulumi.Input[str]],
+        token: pulumi.Input[str],
         domain: str = "",
         tls: Tls = "acme",
         certificate: tuple[str, str] | None = None,
@@ -614,7 +642,7 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
             "listen": listen_stream(tls, host, port),
             "settings": {"FORWARDER_ADMIN_PORT": "8711", **settings},
             "secrets": pulumi.Output.secret(dict(secrets)),
-            "tokens": pulumi.Output.secret(list(tokens)),
+            "tokens": pulumi.Output.secret([token]),
             "retire_after": retire_after,
             "offline": offline,
             "purge": purge,
@@ -626,8 +654,8 @@ class ServerForwarder(dynamic.Resource, module="hosting", name="ServerForwarder"
         super().__init__(ServerForwarderProvider(), name, props, pulumi.ResourceOptions.merge(secret, opts))
         self.url = url or public_url(domain, port if tls == "files" else HTTPS)
         # Said only of a forwarder that is healthy: CallFire is told an address that answers.
-        token = pulumi.Output.secret(tokens[0])
-        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, token).apply(
+        told = pulumi.Output.secret(token)
+        self.endpoint: pulumi.Output[str] = pulumi.Output.all(self.former_token, told).apply(
             lambda both: f"{self.url}/postback/{both[1]}"
         )
         admin = props["settings"]["FORWARDER_ADMIN_PORT"]

@@ -14,13 +14,14 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
 from pulumi.runtime import set_all_config
 
 from hosting.errors import HostingError, in_stack_names
-from hosting.server import examine
+from hosting.server import claim_of, examine
 from provider.account import account_of
 from provider.errors import InvalidSettings, ProviderError, TimedOut, Unavailable, Unreachable
 from provider.settings import read_settings
@@ -45,12 +46,14 @@ class Stack:
         config: its configuration in plain text, with the defaults of Pulumi.yaml.
         secrets: which of that are secrets.
         held: the ids of its subscriptions.
+        claim: what tells its forwarder from another stack's; by default, it has none.
     """
 
     name: str
     config: Config = field(repr=False)
     secrets: Collection[str]
     held: Collection[str] = ()
+    claim: Mapping[str, Any] = field(default_factory=lambda: claim_of({}))
 
 
 def read_stack(stack: str | None) -> Stack:
@@ -61,12 +64,14 @@ def read_stack(stack: str | None) -> Stack:
     """
     chosen = ["--stack", stack] if stack else []
     values = json.loads(pulumi_cli(PROJECT, "config", "--json", "--show-secrets", *chosen))
+    exported = json.loads(pulumi_cli(PROJECT, "stack", "export", "--show-secrets", *chosen))
     name = pulumi_cli(PROJECT, "stack", "--show-name", *chosen).strip()
     return Stack(
         name=name.rpartition("/")[2],  # a backend's may begin with its owner
         config={key: str(found.get("value", "")) for key, found in values.items()},
         secrets={key for key, found in values.items() if found.get("secret")},
-        held=held(json.loads(pulumi_cli(PROJECT, "stack", "export", *chosen))),
+        held=held(exported),
+        claim=claim_of(exported),
     )
 
 
@@ -195,18 +200,18 @@ async def servers(stack: Stack, settings: StackSettings) -> list[tuple[bool, Fin
         hosts = settings.server_hosts
     except WrongSettingError as error:
         return [(False, left_out("servers", error))]
-    return await asyncio.gather(*(server(stack.name, host, settings, stack.config) for host in hosts))
+    return await asyncio.gather(*(server(stack, host, settings) for host in hosts))
 
 
-async def server(stack: str, host: str, settings: StackSettings, config: Config) -> tuple[bool, Finding]:
+async def server(stack: Stack, host: str, settings: StackSettings) -> tuple[bool, Finding]:
     """Log in to a server and ask it for what it lacks; tell first whether it answered."""
     domain = ""
     with contextlib.suppress(WrongSettingError):
         domain = settings.domain
     try:
-        access = replace(settings.access(), key=config.get(f"{NAMESPACE}:serverKey") or "")
+        access = replace(settings.access(), key=stack.config.get(f"{NAMESPACE}:serverKey") or "")
         facts, lacks = await examine(
-            stack,
+            stack.name,
             host,
             access,
             listen=settings.listen(),
@@ -214,7 +219,8 @@ async def server(stack: str, host: str, settings: StackSettings, config: Config)
             domain=domain,
             certificate=[settings.tls_certificate, settings.tls_key] if settings.tls == "files" else [],
             caddy=settings.tls == "acme",
-            reach=elsewhere(settings, config),
+            reach=elsewhere(settings, stack.config),
+            ours=stack.claim,
         )
     except WrongSettingError as error:
         return False, left_out(f"server {host}", error)

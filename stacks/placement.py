@@ -23,7 +23,7 @@ def on_this_machine(settings: StackSettings, stack: str) -> LocalForwarder:
     return LocalForwarder(
         "forwarder",
         state_dir=f".local/forwarder/{stack}",
-        tokens=postback_tokens(settings.postback_token_version),
+        token=postback_token(settings.postback_token_version),
         port=settings.forwarder_port,
         settings=settings.forwarder(),
         secrets=settings.forwarder_secrets(),
@@ -39,7 +39,7 @@ def on_servers(settings: StackSettings, stack: str) -> ServerForwarder:
         hosts=settings.server_hosts,
         access=settings.access(),
         key=settings.server_key,
-        tokens=postback_tokens(settings.postback_token_version),
+        token=postback_token(settings.postback_token_version),
         domain=settings.domain,
         tls=settings.tls,
         certificate=(settings.tls_certificate, settings.tls_key),
@@ -57,9 +57,6 @@ def on_servers(settings: StackSettings, stack: str) -> ServerForwarder:
     return forwarder
 
 
-def postback_tokens(version: int) -> list[pulumi.Output[str]]:
-    """Declare the current token and, until nobody uses it, the former one."""
-    names = {
-        number: f"postback-token-{number}" if number > 1 else "postback-token" for number in (version, version - 1)
-    }
-    return [PostbackToken(name).value for number, name in names.items() if number]
+def postback_token(version: int) -> pulumi.Output[str]:
+    """Declare the token of this version; the forwarder itself remembers those before it."""
+    return PostbackToken(f"postback-token-{version}" if version > 1 else "postback-token").value

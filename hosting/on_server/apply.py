@@ -49,6 +49,9 @@ def apply(request: dict[str, Any], places: Places) -> dict[str, Any]:
         raise FailedError(f"{refusal}; nothing was changed")
     clean_up_preflight(places)
     write(places.run, str(request["run"]))
+    if read(places.owner) != request["claim"]["owner"]:
+        places.owner.parent.mkdir(mode=0o755, exist_ok=True)
+        write(places.owner, request["claim"]["owner"], 0o600)
     changes = differences(request, places)
     if not changes:
         return {"changed": []}
@@ -369,7 +372,7 @@ def uninstall(places: Places) -> None:
         discard(unit.with_name(f"{unit.name}.d"))
         discard(unit)
     systemd.reload()
-    kept = places.credentials.parent.glob(f"{places.name}.*")  # what is or was in force before, and the digest
+    kept = places.credentials.parent.glob(f"{places.name}.*")  # what was in force before, the digest, the owner
     for part in (places.credentials, *kept, places.run, places.home):
         discard(part)
     for shared in (places.credentials.parent, places.home.parent):

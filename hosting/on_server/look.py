@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosting.on_server import gate, needs, releases, systemd
+from hosting.on_server import gate, needs, owner, releases, systemd
 from hosting.on_server.owner import digest
 from hosting.on_server.places import Places, read
 
 AS_DECLARED = "as declared"
 CHANGED = "changed on the server"
+ANOTHERS = "another stack's"
 
 
 def look(request: dict[str, Any], places: Places) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def seen(request: dict[str, Any], places: Places) -> dict[str, Any]:
             name: AS_DECLARED if hmac.compare_digest(hashes.get(name, ""), expected) else CHANGED
             for name, expected in request["secrets"].items()
         },
-        "state": state(places),
+        "state": ANOTHERS if any(owner.refusal(request, places)) else state(places),
     }
 
 

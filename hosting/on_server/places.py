@@ -47,6 +47,11 @@ class Places:
         return Path("/run") / f"{self.unit}.run"
 
     @property
+    def owner(self) -> Path:
+        """Which stack it belongs to: the mark that its state remembers."""
+        return self.credentials.with_name(f"{self.name}.owner")
+
+    @property
     def home(self) -> Path:
         """What is installed for it."""
         return Path("/opt/callfire-mail") / self.name

@@ -16,6 +16,8 @@ from hosting.local import LocalForwarderProvider
 from tests.forwarder_kit import TOKEN, environment, http, mail_sink, text_postback
 
 Properties = dict[str, Any]
+NEW_TOKEN = "fedcba9876543210fedcba9876543210"
+NEWER_TOKEN = "89abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -54,9 +56,9 @@ def read(provider: LocalForwarderProvider, outputs: Properties) -> Properties:
     return found
 
 
-def post(declared: Properties, text_id: int) -> int:
+def post(declared: Properties, text_id: int, token: str = TOKEN) -> int:
     """Post a text to the forwarder, as CallFire would."""
-    url = f"http://127.0.0.1:{declared['settings']['FORWARDER_PORT']}/postback/{TOKEN}"
+    url = f"http://127.0.0.1:{declared['settings']['FORWARDER_PORT']}/postback/{token}"
     return http(url, text_postback(text_id), {"Content-Type": "text/xml"}).status
 
 
@@ -132,6 +134,58 @@ def test_new_code_is_a_difference(provider: LocalForwarderProvider, declared: Pr
     assert updated is not None
     assert updated["pid"] != created["pid"]
     assert read(provider, updated)["release"] == "newer"
+
+
+def with_tokens(declared: Properties, *tokens: str) -> Properties:
+    """What is declared, or was, with other tokens."""
+    return declared | {"secrets": declared["secrets"] | {"FORWARDER_TOKENS": ",".join(tokens)}}
+
+
+def test_former_tokens_are_dropped_when_nobody_uses_them(
+    provider: LocalForwarderProvider, declared: Properties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rotations, of which CallFire was told nothing: all three are accepted, until the unused ones go."""
+    outputs = provider.create(declared).outs or {}
+    for token in (NEW_TOKEN, NEWER_TOKEN):
+        outputs = provider.update("id", read(provider, outputs), with_tokens(declared, token)).outs or {}
+    assert [post(declared, 1 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN, NEWER_TOKEN])] == [200] * 3
+    rotated = with_tokens(declared, NEWER_TOKEN)
+    assert read(provider, outputs) == outputs
+    assert not differs(provider, outputs, rotated)
+    monkeypatch.setattr("hosting.local.RETIRE_AFTER", 0.0)
+    seen = read(provider, outputs)
+    assert differs(provider, seen, rotated)
+    outputs = provider.update("id", seen, rotated).outs or {}
+    assert [post(declared, 4 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN, NEWER_TOKEN])] == [404, 404, 200]
+    assert not differs(provider, read(provider, outputs), rotated)
+
+
+def test_tokens_that_somebody_changed_are_mended(provider: LocalForwarderProvider, declared: Properties) -> None:
+    """Those that were in force are again, the former one, too."""
+    rotated = with_tokens(declared, NEW_TOKEN)
+    outputs = provider.update("id", provider.create(declared).outs or {}, rotated).outs or {}
+    running = process.find(Path(declared["state_dir"]))
+    assert running is not None
+    process.stop(running)
+    other = with_tokens(declared, NEWER_TOKEN)
+    process.start(Path(declared["state_dir"]), other["settings"] | other["secrets"], declared["release"])
+    seen = read(provider, outputs)
+    assert differs(provider, seen, rotated)
+    provider.update("id", seen, rotated)
+    assert [post(declared, 1 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN, NEWER_TOKEN])] == [200, 200, 404]
+
+
+def test_a_state_that_lists_two_tokens_as_declared(provider: LocalForwarderProvider, declared: Properties) -> None:
+    """As it was written when the program declared the former one: that stays in force, and nothing is restarted."""
+    both = with_tokens(declared, NEW_TOKEN, TOKEN)
+    created = provider.create(both).outs or {}
+    olds = {name: value for name, value in created.items() if name not in {"tokens", "former_token"}}
+    seen = read(provider, olds)
+    assert "tokens" not in seen  # what declares that to be secret is only in the next update
+    outputs = provider.update("id", seen, with_tokens(declared, NEW_TOKEN)).outs or {}
+    assert outputs["tokens"] == [NEW_TOKEN, TOKEN]
+    assert outputs["pid"] == created["pid"]
+    assert not differs(provider, read(provider, outputs), with_tokens(declared, NEW_TOKEN))
 
 
 def test_another_state_folder_is_another_forwarder(provider: LocalForwarderProvider, declared: Properties) -> None:

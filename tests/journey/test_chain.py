@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forwarder_kit import http
 from tests.journey.checkout import Checkout, end_group, eventually
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("pulumi_cli")]
@@ -125,6 +126,22 @@ def test_up_mends_everything_after_a_reboot(up: str, checkout: Checkout) -> None
     checkout.kill("forwarder", "sandbox")
     assert "Text: Hello, World!" in checkout.make("up")
     assert set(checkout.processes()) == {"forwarder", "sandbox"}
+
+
+def test_a_token_rotation_keeps_the_former_one(up: str, checkout: Checkout) -> None:
+    """By whatever number: CallFire posts to the new address, the former one is answered, too; back again as well."""
+    endpoints = [checkout.subscriptions()[0]["endpoint"]]
+    for version in ("3", "1"):
+        checkout.pulumi("config", "set", "postbackTokenVersion", version)
+        checkout.pulumi("up", "--yes")
+        endpoints.append(checkout.subscriptions()[0]["endpoint"])
+        assert arrives(checkout)
+    assert len(set(endpoints)) == 3
+    assert [http(endpoint).status for endpoint in endpoints] == [405] * 3  # whose token is wrong is answered 404
+    checkout.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    exported = checkout.pulumi("stack", "export")
+    assert not any(endpoint.rpartition("/")[2] in exported for endpoint in endpoints)
+    checkout.git("checkout", "--", "stacks")
 
 
 def test_no_secret_is_readable_in_the_state_or_on_the_screen(up: str, checkout: Checkout) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hosting.server import ServerForwarderProvider, examine, listen_stream
+from hosting.server import ServerForwarderProvider, claim, examine, listen_stream
 from hosting.ssh import Access, ServerError
 from stacks.settings import host_keys
 from tests.forwarder_kit import TOKEN, http, text_postback
@@ -26,12 +26,12 @@ provider = ServerForwarderProvider()
 PASSPHRASE = "correct horse battery staple"
 LOG_IN = """
 import asyncio, json, sys
-from hosting.server import examine
+from hosting.server import claim, examine
 from hosting.ssh import Access
 told = json.load(sys.stdin)
 access = Access(**told["access"])
-words = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": []}
-words |= {"caddy": False, "reach": []}
+words = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": [], "caddy": False}
+words |= {"reach": [], "ours": claim([])}
 print(asyncio.run(examine("production", told["host"], access, **words))[0]["python"])
 """
 
@@ -56,7 +56,7 @@ def log_in(machine: Machine, host: str = "", **access: Any) -> list[str]:
     """Log in as a user with sudo, with the machine's key and pins unless told otherwise; return what it lacks."""
     told = {"user": "deploy", "key_file": machine.key, "known_hosts": tuple(machine.known_hosts), **access}
     words: dict[str, Any] = {"listen": "8710", "admin_port": 8711, "domain": "", "certificate": [], "caddy": False}
-    words["reach"] = []
+    words |= {"reach": [], "ours": claim([])}
     return asyncio.run(examine("production", host or machine.ip, Access(**told), **words))[1]
 
 

@@ -163,9 +163,11 @@ def test_a_lost_stack(stack: Stack, machine: Machine, callfire: CallFire) -> Non
 def refused_until_forgotten(stack: Stack, machine: Machine) -> None:
     """Type what docs/server.md says; the error says it, too."""
     forget, up, _ = commands(LOST)
+    assert f"its service {UNIT} belongs to another stack" in stack.check(1)
     said = stack.pulumi(*shlex.split(up)[1:], "--yes", "--skip-preview", status=1)
     assert f"its service {UNIT} belongs to another stack" in said
     assert f"`{forget}`" in said
     assert machine.run(f"systemctl is-active {UNIT}.service") == "active"
     machine.run(forget)
     stack.up()
+    stack.check(0)

@@ -1,4 +1,4 @@
-"""A deployment that is cut off anywhere, two at once, and a former token that nobody uses any more."""
+"""A deployment that is cut off anywhere, two at once, and former tokens, used or not."""
 
 import threading
 from pathlib import Path
@@ -8,12 +8,13 @@ import pytest
 from hosting.server import ServerForwarderProvider
 from hosting.ssh import ServerError
 from tests.forwarder_kit import TOKEN, MailSink
-from tests.server.kit import broken_release, declared, differing, post, read
+from tests.server.kit import Load, broken_release, declared, differing, post, read
 from tests.server.machine import Machine, eventually
 from tests.server.test_lifecycle import fail_on_real_data
 
 provider = ServerForwarderProvider()
 NEW_TOKEN = "fedcba9876543210fedcba9876543210"
+NEWER_TOKEN = "89abcdef0123456789abcdef01234567"
 # What a deployment is doing when it is killed, as it leaves its mark on the server.
 MOMENTS = {
     "installing": "ls -d /opt/callfire-mail/production/releases/*/bin",
@@ -64,26 +65,50 @@ def test_two_at_once_wait_for_each_other(machine: Machine, sink: MailSink, capfd
     assert post(machine, 2) == 200
 
 
-def test_a_former_token_is_dropped_when_nobody_uses_it(machine: Machine, sink: MailSink) -> None:
-    """After a rotation both are accepted; a refresh that finds the former one unused for long enough drops it."""
-    once = provider.create(declared(machine, sink=sink)).outs
-    rotated = declared(machine, sink=sink, tokens=[NEW_TOKEN, TOKEN], retire_after=3600.0)
-    both = provider.update("id", dict(once or {}), rotated).outs
-    assert both is not None
-    assert both["former_token"] == "accepted"
-    assert (post(machine, 3), post(machine, 4, NEW_TOKEN)) == (200, 200)
-    assert read(provider, dict(both))["former_token"] == "accepted"
-    assert not provider.diff("id", read(provider, dict(both)), rotated).changes
-    soon = dict(both) | {"retire_after": 0.5}
-    eventually(lambda: read(provider, soon)["former_token"] == "unused", "it is unused for half a second")
+def test_former_tokens_are_dropped_when_nobody_uses_them(machine: Machine, sink: MailSink) -> None:
+    """Two rotations, whose `up` failed before CallFire was told: all three are accepted, until the unused ones go."""
+    outputs = dict(provider.create(declared(machine, sink=sink)).outs or {})
+    rotated = {token: declared(machine, sink=sink, tokens=[token]) for token in (NEW_TOKEN, NEWER_TOKEN)}
+    with Load(lambda: (machine.ip, 8710), first=2_000_000) as load:  # with the first token
+        for declaration in rotated.values():
+            outputs = dict(provider.update("id", read(provider, outputs), declaration).outs or {})
+    load.check(sink)
+    assert [post(machine, 3 + n, token) for n, token in enumerate(rotated)] == [200, 200]
+    props = rotated[NEWER_TOKEN]
+    seen = read(provider, outputs)
+    assert (seen["former_token"], differing(seen, props)) == ("accepted", {})
+    assert not provider.diff("id", seen, props).changes
+    soon = outputs | {"retire_after": 0.5}
+    eventually(lambda: read(provider, soon)["former_token"] == "unused", "they are unused for half a second")
     seen = read(provider, soon)
-    assert provider.diff("id", seen, rotated).changes
-    dropped = provider.update("id", seen, rotated).outs
-    assert dropped is not None
-    assert dropped["former_token"] == "dropped"
-    assert (post(machine, 5), post(machine, 6, NEW_TOKEN)) == (404, 200)
-    assert not provider.diff("id", read(provider, dict(dropped)), rotated).changes
-    provider.delete("id", dict(dropped))
+    assert differing(seen, props) == {}
+    assert provider.diff("id", seen, props).changes
+    assert post(machine, 5) == 200  # the first one again
+    assert read(provider, seen | {"retire_after": 3600.0})["former_token"] == "accepted"
+    dropped = dict(provider.update("id", seen, props).outs or {})
+    assert [post(machine, 6 + n, token) for n, token in enumerate([TOKEN, *rotated])] == [404, 404, 200]
+    assert not provider.diff("id", read(provider, dropped), props).changes
+    provider.delete("id", dropped)
+
+
+def test_states_that_listed_two_tokens(machine: Machine, sink: MailSink) -> None:
+    """As they were written when the program declared the former one: it stays in force, or stays dropped."""
+    outputs = dict(provider.create(declared(machine, sink=sink, tokens=[NEW_TOKEN, TOKEN])).outs or {})
+    outputs.pop("owner", None)  # nor did they know that
+    declaration = declared(machine, sink=sink, tokens=[NEW_TOKEN])
+    assert not provider.diff("id", read(provider, outputs), declaration).changes
+    newer = declared(machine, sink=sink, tokens=[NEWER_TOKEN])
+    three = dict(provider.update("id", read(provider, outputs), newer).outs or {})
+    assert [post(machine, 9 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN, NEWER_TOKEN])] == [200] * 3
+    provider.update("id", three | {"former_token": "unused", "tokens": [NEW_TOKEN, TOKEN]}, declaration)
+    assert [post(machine, 15 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN])] == [404, 200]
+    dropped = outputs | {"former_token": "dropped"}
+    seen = read(provider, dropped)
+    assert differing(seen, declaration) == {}
+    assert not provider.diff("id", seen, declaration).changes
+    outputs = dict(provider.update("id", seen, newer).outs or {})
+    assert [post(machine, 12 + n, token) for n, token in enumerate([TOKEN, NEW_TOKEN, NEWER_TOKEN])] == [404, 200, 200]
+    provider.delete("id", outputs)
 
 
 def test_an_update_that_is_killed_after_the_switch_is_gated_by_the_next(

@@ -60,10 +60,11 @@ def test_another_stack_of_the_same_name_is_refused(machine: Machine, sink: MailS
 
 
 def test_one_token_in_common_is_enough(machine: Machine, sink: MailSink, created: Properties) -> None:
-    """An installation that was cut off before its rotation, or in the middle of it, is its stack's."""
-    provider.create(declared(machine, sink=sink, tokens=[OTHERS, TOKEN]))
-    assert (post(machine, 2), post(machine, 3, OTHERS)) == (200, 200)
-    provider.create(declared(machine, sink=sink))
+    """A server that is added to the list in a rotation, and again, since its first `up` was cut off, is its stack's."""
+    elsewhere = created | {"hosts": []}
+    for _ in range(2):
+        provider.update("id", elsewhere, declared(machine, sink=sink, tokens=[OTHERS]))
+        assert (post(machine, 2), post(machine, 3, OTHERS)) == (200, 200)
 
 
 def test_a_stack_that_was_lost_and_found_destroys_only_its_own(
@@ -85,13 +86,37 @@ def test_a_stack_that_was_lost_and_found_destroys_only_its_own(
     provider.delete("id", outputs)
 
 
-def test_an_update_mends_tokens_that_were_changed_by_hand(
+def test_a_stack_that_was_lost_and_comes_back_updates_only_its_own(
     machine: Machine, sink: MailSink, created: Properties
 ) -> None:
-    """Where the stack's own forwarder was, there is nothing to refuse."""
+    """Another of its name took over as the handbook says: a refresh shows that, and an update is refused."""
+    machine.run("rm -rf /etc/callfire-mail/production /etc/callfire-mail/production.*")
+    others = dict(provider.create(declared(machine, sink=sink, tokens=[OTHERS])).outs or {})
+    before = as_it_is(machine)
+    ours = declared(machine, sink=sink)
+    seen = read(provider, created)
+    assert differing(seen, ours)["state"] == "another stack's"
+    assert provider.diff("id", seen, ours).changes
+    for props in (ours, declared(machine, sink=sink, settings={"FORWARDER_MAIL_TO": "lost@example.com"})):
+        with pytest.raises(ServerError, match=f"its service {UNIT} belongs to another stack of this name"):
+            provider.update("id", seen, props)
+    assert as_it_is(machine) == before
+    assert (post(machine, 8, OTHERS), post(machine, 9)) == (200, 404)
+    assert not provider.diff("id", read(provider, others), declared(machine, sink=sink, tokens=[OTHERS])).changes
+    provider.delete("id", others)
+
+
+@pytest.mark.parametrize("state", ["present", "former"])
+def test_an_update_mends_tokens_that_were_changed_by_hand(
+    machine: Machine, sink: MailSink, created: Properties, state: str
+) -> None:
+    """The stack's own forwarder is known by its mark; or by the state alone, where that tells of none yet."""
+    olds = {name: value for name, value in created.items() if name != "owner" or state == "present"}
     machine.run(f"echo -n {OTHERS} > /etc/callfire-mail/production/FORWARDER_TOKENS")
     props = declared(machine, sink=sink)
-    outputs = dict(provider.update("id", read(provider, created), props).outs or {})
+    seen = read(provider, olds)
+    assert differing(seen, props)["secrets"] == {"FORWARDER_TOKENS": "changed on the server"}
+    outputs = dict(provider.update("id", seen, props).outs or {})
     assert differing(read(provider, outputs), props) == {}
     assert post(machine, 4) == 200
 

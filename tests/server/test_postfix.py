@@ -142,7 +142,7 @@ def test_restarts_an_upgrade_and_a_rotation_lose_nothing(
             upgraded = provider.update("id", created, handing_to(machine, postfix)).outs
         assert upgraded is not None
         posts.wait_for(50)
-        rotating = handing_to(machine, postfix) | {"tokens": [NEW_TOKEN, TOKEN], "retire_after": 3600.0}
+        rotating = handing_to(machine, postfix) | {"tokens": [NEW_TOKEN]}
         rotated = provider.update("id", dict(upgraded), rotating).outs
         assert rotated is not None
         with_the_new_one = post(machine, NEW_TOKEN)
