@@ -139,12 +139,13 @@ def healthy(forwarder: Forwarder) -> bool:
 
 def tokens_used(forwarder: Forwarder) -> Any:
     """Return what it says of the use of its tokens; None when it says nothing."""
-    url = f"http://127.0.0.1:{forwarder.environment['FORWARDER_ADMIN_PORT']}/readyz"
+    url = f"http://127.0.0.1:{forwarder.environment.get('FORWARDER_ADMIN_PORT', '8711')}/readyz"
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return json.load(answer).get("tokens")
+            said = json.load(answer)
     except (OSError, ValueError):
         return None
+    return said.get("tokens") if isinstance(said, dict) else None
 
 
 def last_words(log: str, since: int, lines: int = 5) -> str:

@@ -88,8 +88,9 @@ class ServerForwarderProvider(dynamic.ResourceProvider):
         end_with_the_engine()
 
     def check(self, _olds: Properties, news: Properties) -> dynamic.CheckResult:
-        """Return every mistake at once, each by the name of its property."""
-        return dynamic.CheckResult(news, [dynamic.CheckFailure(name, said) for name, said in mistakes(news)])
+        """Return every mistake at once, each by its property, but for secrets: the engine would show their values."""
+        found = [("", f"{name}: {said}") if name == "secrets" else (name, said) for name, said in mistakes(news)]
+        return dynamic.CheckResult(news, [dynamic.CheckFailure(name, said) for name, said in found])
 
     def diff(self, _id: str, olds: Properties, news: Properties) -> dynamic.DiffResult:
         """Any difference is an update; another name is another forwarder (the old one first: the ports)."""
@@ -159,7 +160,8 @@ def mistakes(props: Mapping[str, Any]) -> list[tuple[str, str]]:
     found += [("hosts", f"`{host}` {NO_HOST}") for host in hosts if not is_host(str(host))]
     if len(set(hosts)) < len(hosts):
         found.append(("hosts", "a server is named twice"))
-    if len(hosts) > 1 and "FORWARDER_DATABASE_URL" not in props["secrets"]:
+    known = isinstance(props["secrets"], Mapping | Sequence)
+    if len(hosts) > 1 and known and "FORWARDER_DATABASE_URL" not in props["secrets"]:
         found.append(("secrets", "several servers need one PostgreSQL"))
     if len(hosts) > 1 and tls == "acme":
         found.append(("tls", "`acme` gets one server a certificate: for several, choose `none` or `files`"))
@@ -290,7 +292,8 @@ def claim_of(exported: Mapping[str, Any]) -> Properties:
     """Return the same of a stack as `pulumi stack export --show-secrets` tells of it, which may never have been up."""
     resources = (exported.get("deployment") or {}).get("resources") or []
     kept = [found.get("outputs") or {} for found in resources if found["type"].startswith(TYPES)]
-    tokens = [json.loads(outputs["value"]["plaintext"]) for outputs in kept if "value" in outputs]
+    values = [outputs["value"] for outputs in kept if isinstance(outputs.get("value"), dict)]
+    tokens = [json.loads(value["plaintext"]) for value in values if "plaintext" in value]
     for outputs in kept:
         if "hosts" in outputs:
             return claim(tokens, outputs["owner"]) if "owner" in outputs else claim([])

@@ -30,7 +30,8 @@ CONNECT_WITHIN = 30.0  # seconds: a machine that was just made needs some until 
 LOGIN_WITHIN = 15.0  # seconds
 RETRY_AFTER = 1.0  # seconds
 REQUEST = "request.json"
-HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOST_NAME = re.compile(rf"{LABEL}(\.{LABEL})*")
 NO_HOST = "is no host name, and no address (an IPv6 one stands without brackets)"
 JUMP = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<ip6>[^]]+)\]|(?P<host>[^\[\]:@]+))(?::(?P<port>\d{1,5}))?")
 

@@ -65,8 +65,8 @@ def pulumi_cli(cwd: Path | None, *words: str) -> str:
         [pulumi, *words, "--non-interactive"], cwd=cwd, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).removeprefix("error: ").split())
-        raise StacksUnknown(f"`pulumi {' '.join(words)}` failed: {reason}.")
+        reason = " ".join(done.stderr.removeprefix("error: ").split())  # the other output may hold secrets
+        raise StacksUnknown(f"`pulumi {' '.join(words)}` failed: {reason or f'exit status {done.returncode}'}.")
     return done.stdout
 
 

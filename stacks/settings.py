@@ -361,7 +361,8 @@ def contradictions(given: Mapping[str, Any], wrong: set[str]) -> Iterator[Mistak
         files = [PROJECT / given[name] for name in ("routes", "contacts") if given[name]]
         if sum(file.stat().st_size for file in files) > MOST_SENT:
             yield (), f"routes and contacts have more than {MOST_SENT:,} bytes, too much for a server: shorten them"
-    if "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
+    used = given["hosting"] != "server" or given["tls"] != "acme"
+    if used and "forwarderPort" not in wrong and given["forwarderPort"] == given["forwarderAdminPort"]:
         both = f"forwarderPort and forwarderAdminPort are both {given['forwarderPort']}"
         yield ["forwarderPort"], f"{both}: they must differ"
 

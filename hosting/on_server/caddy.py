@@ -35,7 +35,7 @@ def serve(request: dict[str, Any], places: Places, *, settled: bool) -> None:
         return
     found = {place: go_on(read(place), request) for place in (places.site, places.former_site)}
     former = (not settled and found[places.former_site]) or found[places.site]
-    if former and request["domain"] in domains(former):
+    if former and str(request["domain"]).lower() in domains(former):
         former = None
     try:
         put({places.site: request["site"], places.former_site: former})
@@ -54,7 +54,7 @@ def go_on(site: str | None, request: dict[str, Any]) -> str | None:
 
 def domains(text: str) -> set[str]:
     """Return the domains of the sites in a file of Caddy's."""
-    heads = " ".join(re.findall(r"^([^#\s].*)[{,]\s*$", text, re.MULTILINE))
+    heads = " ".join(re.findall(r"^([^#\s][^#\n]*)[{,]\s*(?:#.*)?$", text, re.MULTILINE)).lower()
     return {re.sub(r"^https://|:443$", "", name) for name in re.findall(r"[^,\s]+", heads)}
 
 
@@ -63,7 +63,9 @@ def served_by(domain: str, places: Places) -> Path | None:
     patterns = re.findall(r"^\s*import\s+(\S+)", read(CADDYFILE) or "", re.MULTILINE)
     imported = {file for pattern in patterns for file in Path("/").glob(str(CADDYFILE.parent / pattern)[1:])}
     others = {CADDYFILE, *imported} - {places.site, places.former_site}
-    return next((file for file in sorted(others) if file.is_file() and domain in domains(read(file) or "")), None)
+    return next(
+        (file for file in sorted(others) if file.is_file() and domain.lower() in domains(read(file) or "")), None
+    )
 
 
 def put(sites: Mapping[Path, str | None]) -> None:
@@ -116,6 +118,10 @@ def wait_for_https(domain: str) -> None:
     waiting = False
     while trouble := unanswered(domain):
         if time.monotonic() > deadline:
+            if trouble.startswith("https:"):
+                raise FailedError(
+                    f"after {CERTIFICATE_WITHIN:.0f} seconds, {trouble}: `journalctl -u caddy` tells more"
+                )
             raise FailedError(
                 f"there is no certificate for {domain} after {CERTIFICATE_WITHIN:.0f} seconds:"
                 f" {complaint(domain, systemd.last_words('caddy', started)) or trouble}. Its DNS name must point to"
@@ -140,9 +146,9 @@ def complaint(domain: str, words: str) -> str:
     """Return the last error about a domain in these lines of Caddy's log; nothing, if there is none."""
     for line in reversed(words.splitlines()):
         with contextlib.suppress(ValueError):
-            error = json.loads(line).get("error")
-            if error and domain in line:
-                return f"Caddy says: {error}"
+            said = json.loads(line)
+            if isinstance(said, dict) and said.get("error") and domain in line:
+                return f"Caddy says: {said['error']}"
     return ""
 
 

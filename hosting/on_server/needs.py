@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hosting.on_server import owner, releases, systemd
-from hosting.on_server.caddy import served_by
+from hosting.on_server.caddy import CADDYFILE, served_by
 from hosting.on_server.places import FailedError, Places, read, run
 
 OLDEST = {"debian": 12.0, "ubuntu": 22.04}
@@ -165,6 +165,11 @@ def caddy(request: dict[str, Any], places: Places) -> Iterator[str]:
             yield f"tls `acme` needs Caddy as a service of systemd: {advice}"
     except FailedError:
         yield f"tls `acme` needs Caddy on the server: {advice}"
+        return
+    try:
+        run("caddy", "adapt", "--config", str(CADDYFILE))
+    except FailedError as error:
+        yield f"Caddy can't read {CADDYFILE} as it is there ({error}): mend it"
     domain = str(request["domain"])
     other = served_by(domain, places)
     if other:

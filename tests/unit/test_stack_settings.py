@@ -258,6 +258,8 @@ def test_what_the_provider_would_refuse_is_refused_before() -> None:
         },
         "domain: tls `acme` needs the domain that the certificate is for": {"domain": ""},
         "domain: `https://a` is no host name such as texts.example.com": {"domain": "https://a"},
+        "domain: `a..b` is no host name such as texts.example.com": {"domain": "a..b"},
+        f"domain: `{'a' * 64}.b` is no host name such as texts.example.com": {"domain": f"{'a' * 64}.b"},
         "domain: `[a` is no host name such as texts.example.com": {"domain": "[a", "tls": "none"},
         "tlsKey: tls `files` needs the absolute paths of certificate and key on the server": {
             "tls": "files",
