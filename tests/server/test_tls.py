@@ -132,7 +132,7 @@ def test_the_former_domain_answers_until_callfire_knows_the_new_one(
     assert not provider.diff("id", read(provider, outputs), moved).changes
     with Load(lambda: (machine.ip, 443), first=4_000_000, threads=1, tls=context, domain=DOMAIN) as former:
         pass
-    later = moved | {"tokens": [TOKEN, "0" * 32]}
+    later = moved | {"tokens": ["0" * 32]}
     with Load(lambda: (machine.ip, 443), first=5_000_000, threads=1, tls=context, domain="new.example.com") as new:
         outputs = dict(provider.update("id", outputs, later).outs or {})
     former.check(sink)
